@@ -1,0 +1,635 @@
+/**
+ * One rule per operator: from the cotangents of a node's outputs to those of its inputs, written in
+ * graph operators, so that derivatives of derivatives exist.
+ */
+import { UnsupportedError } from "../errors.ts";
+import type { AttrsOf, ConvAttrs, OpName } from "../ir/attrs.ts";
+import { emitScan } from "../ir/control.ts";
+import {
+  add,
+  and,
+  cast,
+  cos,
+  div,
+  equal,
+  exp,
+  less,
+  log,
+  mod,
+  mul,
+  neg,
+  pow,
+  sigmoid,
+  sign,
+  sin,
+  square,
+  sub,
+  where,
+} from "../ir/elementwise.ts";
+import { emit } from "../ir/emit.ts";
+import { expandNode, geluCubic, geluScale, isFused } from "../ir/expand.ts";
+import { Graph, type Node, type Value } from "../ir/graph.ts";
+import { gather, gatherElements, scatterElements, scatterNd } from "../ir/indexing.ts";
+import { concat, expand, flip, pad, reshape, slice, transpose, unsqueeze } from "../ir/layout.ts";
+import { dot } from "../ir/linear.ts";
+import { cumSum, mean, sum } from "../ir/reduce.ts";
+import { inline } from "../ir/rewrite.ts";
+import { type Shape, sizeOf, toStatic } from "../tensor/shape.ts";
+import { Tensor } from "../tensor/tensor.ts";
+export interface VjpContext<O extends OpName> {
+  readonly node: Node<O>;
+  readonly attrs: AttrsOf[O];
+  readonly inputs: readonly Value[];
+  readonly outputs: readonly Value[];
+  /** One per output; `undefined` where nothing depends on it. */
+  readonly cotangents: readonly (Value | undefined)[];
+  /** Whether anyone wants the cotangent of an input. */
+  readonly needs: (input: number) => boolean;
+  /** Differentiates what a rule built itself. */
+  readonly backward: Backward;
+}
+
+/** Cotangents of `wrt` from those of `outputs`; `undefined` where nothing depends on one. */
+export type Backward = (
+  outputs: readonly Value[],
+  cotangents: readonly Value[],
+  wrt: readonly Value[],
+) => (Value | undefined)[];
+
+type Cotangents = readonly (Value | undefined)[];
+type Rule<O extends OpName> = (context: VjpContext<O>) => Cotangents;
+
+/** Sums a cotangent over the axes along which an operand of this shape was repeated. */
+function unbroadcast(ct: Value, shape: Shape): Value {
+  const extra = ct.rank - shape.length;
+  const axes = ct.shape.flatMap((dim, i) =>
+    i < extra || (shape[i - extra] === 1 && dim !== 1) ? [i] : [],
+  );
+  return reshape(axes.length > 0 ? sum(ct, axes, { keepDims: true }) : ct, shape);
+}
+
+/** Brings a reduced value back to the rank it was reduced from. */
+function unreduce(value: Value, axes: readonly number[], rank: number): Value {
+  const shape: (number | string)[] = [];
+  let next = 0;
+  for (let i = 0; i < rank; i++) shape.push(axes.includes(i) ? 1 : value.shape[next++]!);
+  return reshape(value, shape);
+}
+
+function zerosLike(value: Value): Value {
+  return expand(value.graph.lift(0, value.dtype), value.shape);
+}
+
+const unary =
+  (rule: (ct: Value, x: Value, y: Value) => Value): Rule<OpName> =>
+  ({ cotangents, inputs, outputs }) => [rule(cotangents[0]!, inputs[0]!, outputs[0]!)];
+
+const binary =
+  (
+    forA: (ct: Value, a: Value, b: Value, y: Value) => Value,
+    forB: (ct: Value, a: Value, b: Value, y: Value) => Value,
+  ): Rule<OpName> =>
+  ({ cotangents, inputs: [a, b], outputs: [y], needs }) => [
+    needs(0) ? unbroadcast(forA(cotangents[0]!, a!, b!, y!), a!.shape) : undefined,
+    needs(1) ? unbroadcast(forB(cotangents[0]!, a!, b!, y!), b!.shape) : undefined,
+  ];
+
+/** The cotangent of the winner of a comparison; ties share it equally. */
+const winner =
+  (isFirst: (a: Value, b: Value) => Value): ((ct: Value, a: Value, b: Value) => Value) =>
+  (ct, a, b) =>
+    mul(ct, add(cast(isFirst(a, b), ct.dtype), mul(cast(equal(a, b), ct.dtype), 0.5)));
+
+const extreme: Rule<"reduceMax"> = ({ cotangents, inputs: [x], outputs: [y], attrs }) => {
+  const [top, ct] = [y!, cotangents[0]!].map((v) =>
+    attrs.keepDims ? v : unreduce(v, attrs.axes, x!.rank),
+  );
+  const hits = cast(equal(x!, top!), x!.dtype);
+  return [mul(hits, div(ct!, sum(hits, attrs.axes, { keepDims: true })))];
+};
+
+const reduced =
+  (rule: (ct: Value, x: Value, count: number) => Value): Rule<"sum"> =>
+  ({ cotangents, inputs: [x], attrs }) => {
+    const ct = attrs.keepDims ? cotangents[0]! : unreduce(cotangents[0]!, attrs.axes, x!.rank);
+    const count = attrs.axes.reduce((n, axis) => n * (x!.shape[axis] as number), 1);
+    return [expand(rule(ct, x!, count), x!.shape)];
+  };
+
+/** Elements spread `step` apart along an axis, zeros between; the last has none after it. */
+function dilate(x: Value, axis: number, step: number): Value {
+  if (step === 1) return x;
+  const size = x.shape[axis] as number;
+  const apart = unsqueeze(x, axis + 1);
+  const after = apart.shape.map((_, i) => (i === axis + 1 ? step - 1 : 0));
+  const padded = pad(
+    apart,
+    apart.shape.map(() => 0),
+    after,
+  );
+  const joined = reshape(
+    padded,
+    x.shape.map((dim, i) => (i === axis ? size * step : dim)),
+  );
+  return slice(joined, axis, 0, Math.max(0, (size - 1) * step + 1));
+}
+
+const sliceRule: Rule<"slice"> = ({ cotangents, inputs: [x], attrs }) => {
+  let ct = cotangents[0]!;
+  const before: number[] = [];
+  const after: number[] = [];
+  for (let axis = 0; axis < x!.rank; axis++) {
+    const dim = x!.shape[axis]!;
+    if (attrs.starts[axis] === 0 && attrs.ends[axis] === dim && attrs.steps[axis] === 1) {
+      before.push(0);
+      after.push(0);
+      continue;
+    }
+    const step = Math.abs(attrs.steps[axis]!);
+    const count = ct.shape[axis] as number;
+    let start = attrs.starts[axis]!;
+    if (attrs.steps[axis]! < 0) {
+      ct = flip(ct, axis);
+      start -= (count - 1) * step;
+    }
+    ct = dilate(ct, axis, step);
+    const used = count === 0 ? 0 : (count - 1) * step + 1;
+    if (count === 0) start = 0;
+    before.push(start);
+    after.push((dim as number) - start - used);
+  }
+  return [pad(ct, before, after)];
+};
+
+/** The input's cotangent of a gather: updates added where they were read. */
+const gatherRule: Rule<"gather"> = ({ cotangents, inputs: [x, indices], attrs: { axis } }) => {
+  const ct = cotangents[0]!;
+  const rank = x!.rank;
+  const inner = Array.from({ length: indices!.rank }, (_, i) => axis + i);
+  const outer = Array.from({ length: ct.rank }, (_, i) => i).filter((i) => !inner.includes(i));
+  const updates = transpose(ct, [...inner, ...outer]);
+  const front = [axis, ...Array.from({ length: rank }, (_, i) => i).filter((i) => i !== axis)];
+  const zeros = expand(
+    ct.graph.lift(0, ct.dtype),
+    front.map((i) => x!.shape[i]!),
+  );
+  const added = scatterNd(zeros, unsqueeze(indices!, -1), updates, "add");
+  const back = front.map((_, i) => front.indexOf(i));
+  return [transpose(added, back), undefined];
+};
+
+/** Reads x at indices (…, depth) of its first axes. */
+function gatherNd(x: Value, indices: Value): Value {
+  const depth = indices.shape.at(-1) as number;
+  if (depth === 0) return expand(x, [...indices.shape.slice(0, -1), ...x.shape]);
+  const lead = toStatic(x.shape.slice(0, depth), "gatherNd");
+  const strides = lead.map((_, i) => sizeOf(lead.slice(i + 1)));
+  const flat = sum(mul(indices, Tensor.from(strides, [depth], "int32")), -1);
+  return gather(reshape(x, [sizeOf(lead), ...x.shape.slice(depth)]), flat, 0);
+}
+
+function convInputGradient(ct: Value, weight: Value, x: Value, attrs: ConvAttrs): Value {
+  const spatial = attrs.strides.length;
+  const outputPadding = attrs.strides.map((stride, i) => {
+    const kernel = weight.shape[2 + i] as number;
+    const covered =
+      stride * ((ct.shape[2 + i] as number) - 1) +
+      (kernel - 1) * attrs.dilations[i]! +
+      1 -
+      attrs.pads[i]! -
+      attrs.pads[spatial + i]!;
+    return (x.shape[2 + i] as number) - covered;
+  });
+  return emit("convTranspose", [ct, weight], { ...attrs, outputPadding });
+}
+
+/**
+ * Weight gradient of y = conv(x, w): a convolution of x with ct in which batch and channels change
+ * places and strides change with dilations; groups move into the batch of channels.
+ */
+function convWeightGradient(x: Value, ct: Value, weight: Value, attrs: ConvAttrs): Value {
+  const [n, c, ...sizes] = x.shape as number[];
+  const [, o, ...outSizes] = ct.shape as number[];
+  const { groups } = attrs;
+  const spatialAxes = sizes.map((_, i) => i + 3);
+  // (N, G, C/G, …) → (C/G, G·N, …)
+  const grouped = reshape(x, [n!, groups, c! / groups, ...sizes]);
+  const moved = transpose(grouped, [2, 1, 0, ...spatialAxes]);
+  const data = reshape(moved, [c! / groups, groups * n!, ...sizes]);
+  const kernel = transpose(ct, [1, 0, ...outSizes.map((_, i) => i + 2)]);
+  const spatial = sizes.length;
+  const kernelSizes = weight.shape.slice(2) as number[];
+  // Rows at the far edge that no window reaches would make the result larger than the kernel.
+  const excess = sizes.map((size, i) => {
+    const full = size + attrs.pads[i]! + attrs.pads[spatial + i]!;
+    const reach =
+      (outSizes[i]! - 1) * attrs.strides[i]! + (kernelSizes[i]! - 1) * attrs.dilations[i]! + 1;
+    return full - reach;
+  });
+  let trimmed = data;
+  const pads = [...attrs.pads];
+  excess.forEach((extra, i) => {
+    const fromPad = Math.min(extra, pads[spatial + i]!);
+    pads[spatial + i]! -= fromPad;
+    if (extra > fromPad) trimmed = slice(trimmed, 2 + i, 0, sizes[i]! - (extra - fromPad));
+  });
+  const gradient = emit("conv", [trimmed, kernel], {
+    strides: attrs.dilations,
+    dilations: attrs.strides,
+    pads,
+    groups,
+  });
+  // (C/G, O, …) → (O, C/G, …)
+  return reshape(transpose(gradient, [1, 0, ...sizes.map((_, i) => i + 2)]), [
+    o!,
+    c! / groups,
+    ...kernelSizes,
+  ]);
+}
+
+/**
+ * Steps run backwards over the carries kept by the forward scan; each step recomputes its body and
+ * differentiates it. Cotangents of captures are summed in the carry.
+ */
+const scanRule: Rule<"scan"> = ({ attrs, inputs, outputs, cotangents, backward }) => {
+  const { body, nCarry, nXs, length, reverse } = attrs;
+  const nYs = attrs.outputs.length - nCarry;
+  const graph = inputs[0]?.graph ?? outputs[0]!.graph;
+  const isFloat = (value: Value): boolean => value.dtype.startsWith("float");
+  const carries = inputs.slice(0, nCarry);
+  const slices = inputs.slice(nCarry, nCarry + nXs);
+  const captures = inputs.slice(nCarry + nXs);
+  const history = outputs.slice(nCarry + nYs);
+  const inner = new Graph(graph);
+  const like = (value: Value, name: string, sliced: boolean): Value =>
+    inner.input(name, {
+      shape: sliced ? value.shape.slice(1) : value.shape,
+      dtype: value.dtype,
+    });
+  const activeCarries = carries.flatMap((v, i) => (isFloat(v) ? [i] : []));
+  const activeSlices = slices.flatMap((v, i) => (isFloat(v) ? [i] : []));
+  const activeCaptures = captures.flatMap((v, i) => (isFloat(v) ? [i] : []));
+  const activeYs = Array.from({ length: nYs }, (_, i) => i).filter(
+    (i) => cotangents[nCarry + i] !== undefined,
+  );
+  // Inner inputs in scan order: carries (cotangents of carries and captures), then slices.
+  const ctCarryIn = activeCarries.map((i) => like(carries[i]!, `ctCarry${i}`, false));
+  const ctCaptureIn = activeCaptures.map((i) => like(captures[i]!, `ctCapture${i}`, false));
+  const historyIn = history.map((value, i) => like(value, `carry${i}`, true));
+  const sliceIn = slices.map((value, i) => like(value, `x${i}`, true));
+  const ctYsIn = activeYs.map((i) => like(cotangents[nCarry + i]!, `ctY${i}`, true));
+  // Someone else may have used the kept carries (a derivative of this derivative).
+  const activeHistory = activeCarries.filter((i) => cotangents[nCarry + nYs + i] !== undefined);
+  const ctHistory = activeHistory.map((i) => cotangents[nCarry + nYs + i]!);
+  const ctHistoryIn = ctHistory.map((value, i) => like(value, `ctHistory${i}`, true));
+  const results = inner.trace(() => {
+    const capturesIn = captures.map((value) => inner.lift(value));
+    const stepInputs = [...historyIn, ...sliceIn, ...capturesIn];
+    const stepOutputs = inline(body, attrs.outputs, stepInputs, inner);
+    const wrt = [
+      ...activeCarries.map((i) => historyIn[i]!),
+      ...activeSlices.map((i) => sliceIn[i]!),
+      ...activeCaptures.map((i) => capturesIn[i]!),
+    ];
+    const pairs: [Value, Value][] = [
+      ...activeCarries.map((i, k): [Value, Value] => [stepOutputs[i]!, ctCarryIn[k]!]),
+      ...activeYs.map((i, k): [Value, Value] => [stepOutputs[nCarry + i]!, ctYsIn[k]!]),
+    ];
+    const cts = backward(
+      pairs.map((pair) => pair[0]),
+      pairs.map((pair) => pair[1]),
+      wrt,
+    ).map((ct, i) => ct ?? zerosLike(wrt[i]!));
+    const ctCarries = cts.slice(0, activeCarries.length).map((ct, k) => {
+      const at = activeHistory.indexOf(activeCarries[k]!);
+      return at < 0 ? ct : add(ct, ctHistoryIn[at]!);
+    });
+    const ctSlices = cts.slice(activeCarries.length, activeCarries.length + activeSlices.length);
+    const ctCaptures = cts
+      .slice(activeCarries.length + activeSlices.length)
+      .map((ct, i) => add(ctCaptureIn[i]!, ct));
+    return [...ctCarries, ...ctCaptures, ...ctSlices];
+  });
+  const initial = [
+    ...activeCarries.map((i) => cotangents[i] ?? zerosLike(carries[i]!)),
+    ...activeCaptures.map((i) => zerosLike(captures[i]!)),
+  ];
+  const ctYs = activeYs.map((i) => cotangents[nCarry + i]!);
+  const xs = [...history, ...slices, ...ctYs, ...ctHistory];
+  const made = emitScan(
+    graph,
+    [...initial, ...xs],
+    inner,
+    results.map((value) => inner.lift(value)),
+    initial.length,
+    xs.length,
+    length,
+    !reverse,
+  );
+  const result: (Value | undefined)[] = inputs.map(() => undefined);
+  activeCarries.forEach((i, k) => {
+    result[i] = made[k]!;
+  });
+  activeCaptures.forEach((i, k) => {
+    result[nCarry + nXs + i] = made[activeCarries.length + k]!;
+  });
+  activeSlices.forEach((i, k) => {
+    result[nCarry + i] = made[initial.length + k]!;
+  });
+  return result;
+};
+
+const rules: { readonly [O in OpName]?: Rule<O> } = {
+  neg: unary((ct) => neg(ct)),
+  abs: unary((ct, x) => mul(ct, sign(x))),
+  exp: unary((ct, _, y) => mul(ct, y)),
+  log: unary((ct, x) => div(ct, x)),
+  sqrt: unary((ct, _, y) => div(mul(ct, 0.5), y)),
+  sin: unary((ct, x) => mul(ct, cos(x))),
+  cos: unary((ct, x) => neg(mul(ct, sin(x)))),
+  tanh: unary((ct, _, y) => mul(ct, sub(1, square(y)))),
+  erf: unary((ct, x) => mul(ct, mul(exp(neg(square(x))), 2 / Math.sqrt(Math.PI)))),
+  sigmoid: unary((ct, _, y) => mul(ct, mul(y, sub(1, y)))),
+  reciprocal: unary((ct, _, y) => neg(mul(ct, square(y)))),
+  relu: unary((ct, x) => mul(ct, cast(less(0, x), ct.dtype))),
+  softplus: unary((ct, x) => mul(ct, sigmoid(x))),
+  add: binary(
+    (ct) => ct,
+    (ct) => ct,
+  ),
+  sub: binary(
+    (ct) => ct,
+    (ct) => neg(ct),
+  ),
+  mul: binary(
+    (ct, _, b) => mul(ct, b),
+    (ct, a) => mul(ct, a),
+  ),
+  div: binary(
+    (ct, _, b) => div(ct, b),
+    (ct, _, b, y) => neg(div(mul(ct, y), b)),
+  ),
+  pow: binary(
+    // At base 0 with exponent 0 the slope is 0, not 0 · ∞.
+    (ct, a, b) => mul(ct, where(equal(b, 0), zerosLike(b), mul(b, pow(a, sub(b, 1))))),
+    (ct, a, _, y) =>
+      mul(
+        ct,
+        mul(
+          y,
+          where(
+            less(0, a),
+            log(where(less(0, a), a, expand(a.graph.lift(1, a.dtype), a.shape))),
+            zerosLike(a),
+          ),
+        ),
+      ),
+  ),
+  mod: binary(
+    (ct) => ct,
+    (ct, a, b) => neg(mul(ct, div(sub(a, mod(a, b)), b))),
+  ),
+  min: binary(winner(less), (ct, a, b) => winner(less)(ct, b, a)),
+  max: binary(
+    winner((a, b) => less(b, a)),
+    (ct, a, b) => winner((p, q) => less(q, p))(ct, b, a),
+  ),
+  where: ({ cotangents: [ct], inputs: [condition, a, b], needs }) => [
+    undefined,
+    needs(1) ? unbroadcast(where(condition!, ct!, zerosLike(ct!)), a!.shape) : undefined,
+    needs(2) ? unbroadcast(where(condition!, zerosLike(ct!), ct!), b!.shape) : undefined,
+  ],
+  cast: ({ cotangents: [ct], inputs: [x] }) => [
+    x!.dtype.startsWith("float") ? cast(ct!, x!.dtype) : undefined,
+  ],
+  sum: reduced((ct) => ct),
+  mean: reduced((ct, _, count) => mul(ct, 1 / count)) as unknown as Rule<"mean">,
+  reduceMax: extreme,
+  reduceMin: extreme as unknown as Rule<"reduceMin">,
+  prod: ({ cotangents, inputs: [x], attrs }) => {
+    const ct = attrs.keepDims ? cotangents[0]! : unreduce(cotangents[0]!, attrs.axes, x!.rank);
+    const isZero = equal(x!, 0);
+    const zeros = sum(cast(isZero, x!.dtype), attrs.axes, { keepDims: true });
+    const rest = where(isZero, expand(x!.graph.lift(1, x!.dtype), x!.shape), x!);
+    const product = emit("prod", [rest], { axes: attrs.axes, keepDims: true });
+    // With one zero only its own slope is not zero; with two none.
+    const whole = mul(div(product, rest), cast(equal(zeros, 0), x!.dtype));
+    const atZero = mul(product, cast(and(isZero, equal(zeros, 1)), x!.dtype));
+    return [mul(ct, add(whole, atZero))];
+  },
+  cumSum: ({ cotangents: [ct], attrs }) => [
+    cumSum(ct!, attrs.axis, { exclusive: attrs.exclusive, reverse: !attrs.reverse }),
+  ],
+  topK: ({ cotangents: [ct], inputs: [x], outputs: [, indices], attrs }) => [
+    ct ? scatterElements(zerosLike(x!), indices!, ct, attrs.axis, "add") : undefined,
+  ],
+  reshape: ({ cotangents: [ct], inputs: [x] }) => [reshape(ct!, x!.shape)],
+  transpose: ({ cotangents: [ct], attrs: { perm } }) => [
+    transpose(
+      ct!,
+      perm.map((_, i) => perm.indexOf(i)),
+    ),
+  ],
+  expand: ({ cotangents: [ct], inputs: [x] }) => [unbroadcast(ct!, x!.shape)],
+  slice: sliceRule,
+  concat: ({ cotangents: [ct], inputs, attrs: { axis }, needs }) => {
+    let start = 0;
+    return inputs.map((input, i) => {
+      const size = input.shape[axis] as number;
+      const from = start;
+      start += size;
+      return needs(i) ? slice(ct!, axis, from, from + size) : undefined;
+    });
+  },
+  split: ({ cotangents, outputs, attrs }) => [
+    concat(
+      outputs.map((output, i) => cotangents[i] ?? zerosLike(output)),
+      attrs.axis,
+    ),
+  ],
+  pad: ({ cotangents: [ct], inputs: [x], attrs }) => [
+    emit("slice", [ct!], {
+      starts: attrs.before,
+      ends: x!.shape.map((dim, i) =>
+        attrs.before[i] === 0 && attrs.after[i] === 0 ? dim : attrs.before[i]! + (dim as number),
+      ),
+      steps: x!.shape.map(() => 1),
+    }),
+  ],
+  gather: gatherRule,
+  gatherElements: ({ cotangents: [ct], inputs: [x, indices], attrs }) => [
+    scatterElements(zerosLike(x!), indices!, ct!, attrs.axis, "add"),
+    undefined,
+  ],
+  scatterNd: ({ cotangents: [ct], inputs: [, indices, updates], attrs, needs }) => [
+    attrs.reduction === "add" ? ct : scatterNd(ct!, indices!, zerosLike(updates!)),
+    undefined,
+    needs(2) ? gatherNd(ct!, indices!) : undefined,
+  ],
+  scatterElements: ({ cotangents: [ct], inputs: [, indices, updates], attrs, needs }) => [
+    attrs.reduction === "add"
+      ? ct
+      : scatterElements(ct!, indices!, zerosLike(updates!), attrs.axis),
+    undefined,
+    needs(2) ? gatherElements(ct!, indices!, attrs.axis) : undefined,
+  ],
+  dot: ({ cotangents: [ct], inputs: [a, b], attrs: { transA, transB, alpha }, needs }) => [
+    needs(0)
+      ? transA
+        ? dot(b!, ct!, { transA: transB, transB: true, alpha })
+        : dot(ct!, b!, { transB: !transB, alpha })
+      : undefined,
+    needs(1)
+      ? transB
+        ? dot(ct!, a!, { transA: true, transB: transA, alpha })
+        : dot(a!, ct!, { transA: !transA, alpha })
+      : undefined,
+  ],
+  conv: ({ cotangents: [ct], inputs: [x, weight], attrs, needs }) => [
+    needs(0) ? convInputGradient(ct!, weight!, x!, attrs) : undefined,
+    needs(1) ? convWeightGradient(x!, ct!, weight!, attrs) : undefined,
+  ],
+  convTranspose: ({ cotangents: [ct], inputs: [x, weight], attrs, needs }) => {
+    const { strides, pads, dilations, groups } = attrs;
+    const same = { strides, pads, dilations, groups };
+    // Output padding adds columns at the end that see fewer windows: a plain conv reads over them.
+    const direct = (): Value => {
+      const y = emit("conv", [ct!, weight!], same);
+      return x!.shape.reduce<Value>((v, dim, i) => (i < 2 ? v : slice(v, i, 0, dim as number)), y);
+    };
+    return [
+      needs(0) ? direct() : undefined,
+      needs(1) ? convWeightGradient(ct!, x!, weight!, same) : undefined,
+    ];
+  },
+  maxPool: ({ cotangents: [ct], inputs: [x], outputs: [, indices] }) => {
+    const size = sizeOf(toStatic(x!.shape, "maxPool"));
+    const zeros = expand(ct!.graph.lift(0, ct!.dtype), [size]);
+    const flat = scatterElements(zeros, reshape(indices!, [-1]), reshape(ct!, [-1]), 0, "add");
+    return [reshape(flat, x!.shape)];
+  },
+  scan: scanRule,
+  call: ({ inputs, outputs, cotangents, attrs }) => attrs.vjp(inputs, outputs, cotangents),
+  softmax: ({ cotangents: [ct], outputs: [y], attrs: { axis } }) => [
+    mul(y!, sub(ct!, sum(mul(ct!, y!), axis, { keepDims: true }))),
+  ],
+  logSoftmax: ({ cotangents: [ct], outputs: [y], attrs: { axis } }) => [
+    sub(ct!, mul(exp(y!), sum(ct!, axis, { keepDims: true }))),
+  ],
+  gelu: ({ cotangents: [ct], inputs: [x], outputs: [y], attrs }) => {
+    if (attrs.approximate === "none") {
+      // Φ(x) + x φ(x); Φ is y / x only away from 0, so it is formed anew.
+      const density = mul(exp(mul(square(x!), -0.5)), 1 / Math.sqrt(2 * Math.PI));
+      const phi = add(mul(emit("erf", [mul(x!, Math.SQRT1_2)], {}), 0.5), 0.5);
+      return [mul(ct!, add(phi, mul(x!, density)))];
+    }
+    // y = x s, s = σ(x (c + c a x²)): y' = s + (y - y s)(c + 3 c a x²)
+    const squared = square(x!);
+    const s = sigmoid(mul(x!, add(mul(squared, geluScale * geluCubic), geluScale)));
+    const slope = add(mul(squared, 3 * geluScale * geluCubic), geluScale);
+    return [mul(ct!, add(s, mul(sub(y!, mul(y!, s)), slope)))];
+  },
+  silu: ({ cotangents: [ct], inputs: [x], outputs: [y] }) => {
+    // y = x s: y' = s + y (1 - s) = s + y - y s
+    const s = sigmoid(x!);
+    return [mul(ct!, add(s, sub(y!, mul(y!, s))))];
+  },
+  layerNorm: (context) => {
+    const { cotangents, inputs, outputs, needs } = context;
+    if (cotangents[1] || cotangents[2]) return throughExpansion(context);
+    const [x, weight] = inputs;
+    const [, center, inverse] = outputs;
+    const ct = cotangents[0]!;
+    const z = mul(sub(x!, center!), inverse!);
+    const lead = Array.from({ length: x!.rank - 1 }, (_, i) => i);
+    const g = mul(ct, weight!);
+    const keep = { keepDims: true };
+    return [
+      needs(0)
+        ? mul(inverse!, sub(sub(g, mul(z, mean(mul(g, z), -1, keep))), mean(g, -1, keep)))
+        : undefined,
+      needs(1) ? sum(mul(ct, z), lead) : undefined,
+      needs(2) ? sum(ct, lead) : undefined,
+    ];
+  },
+  rmsNorm: (context) => {
+    const { cotangents, inputs, outputs, needs } = context;
+    if (cotangents[1]) return throughExpansion(context);
+    const [x, weight] = inputs;
+    const ct = cotangents[0]!;
+    const z = mul(x!, outputs[1]!);
+    const lead = Array.from({ length: x!.rank - 1 }, (_, i) => i);
+    const g = mul(ct, weight!);
+    return [
+      needs(0)
+        ? mul(outputs[1]!, sub(g, mul(z, mean(mul(g, z), -1, { keepDims: true }))))
+        : undefined,
+      needs(1) ? sum(mul(ct, z), lead) : undefined,
+    ];
+  },
+  crossEntropy: (context) => {
+    const { cotangents, inputs, outputs, attrs } = context;
+    if (cotangents[1]) return throughExpansion(context);
+    const targets = inputs[1]!;
+    const kept = cast(equal(targets, attrs.ignoreIndex), cotangents[0]!.dtype);
+    const row = unsqueeze(mul(cotangents[0]!, sub(1, kept)), 1);
+    const safe = where(equal(targets, attrs.ignoreIndex), 0, targets);
+    // row · (softmax - one-hot)
+    const soft = mul(exp(outputs[1]!), row);
+    return [scatterElements(soft, unsqueeze(safe, 1), neg(row), 1, "add"), undefined];
+  },
+  quantizedLinear: ({ cotangents: [ct], inputs: [, packed, scales], attrs }) => [
+    dot(ct!, emit("dequantize", [packed!, scales!], attrs)),
+  ],
+};
+
+/** Differentiates what a fused operator stands for. */
+function throughExpansion(context: VjpContext<OpName>): Cotangents {
+  const { node, inputs, cotangents, backward } = context;
+  const expanded = expandNode(node.op, inputs, node.attrs);
+  const used = cotangents.flatMap((ct, i) => (ct ? [i] : []));
+  return backward(
+    used.map((i) => expanded[i]!),
+    used.map((i) => cotangents[i]!),
+    inputs,
+  );
+}
+
+/** Operators through which no derivative passes. */
+const flat: ReadonlySet<OpName> = new Set<OpName>([
+  "sign",
+  "floor",
+  "ceil",
+  "round",
+  "equal",
+  "less",
+  "lessOrEqual",
+  "and",
+  "or",
+  "xor",
+  "not",
+  "bitAnd",
+  "bitOr",
+  "bitXor",
+  "isNan",
+  "argMax",
+  "argMin",
+  "stopGradient",
+  "iota",
+  "constant",
+  "input",
+  "dequantize",
+]);
+
+/**
+ * Cotangents of a node's inputs.
+ * @throws UnsupportedError for an operator without a derivative.
+ */
+export function applyRule(context: VjpContext<OpName>): Cotangents {
+  const { op } = context.node;
+  if (flat.has(op)) return [];
+  const rule = rules[op] as Rule<OpName> | undefined;
+  if (rule) return rule(context);
+  if (isFused(op)) return throughExpansion(context);
+  throw new UnsupportedError(`grad: operator "${op}" has no derivative — stop the gradient there.`);
+}
