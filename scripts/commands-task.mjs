@@ -2,10 +2,10 @@
 //
 //   node scripts/commands-task.mjs [out]        default: data/commands
 //
-// Eight calls, 8–13 phrasings each, slot values composed from the word lists below. Values are
+// Eight calls, 10–12 phrasings each, slot values composed from the word lists below. Values are
 // copied from the request letter for letter. The same seed writes the same files. Every held-out
 // request has a slot value that occurs nowhere in the training requests; a part of the words is
-// kept back altogether, so some of those values hold a word the training file does not have.
+// kept back altogether: in a third of the held-out requests or more, a value holds such a word.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,6 +13,7 @@ import { join } from "node:path";
 const SEED = 20_260;
 const TRAIN = 4800;
 const HELDOUT = 300;
+const LONGEST = 56; // characters of a completion: about 25 tokens of a small vocabulary
 const KEPT_BACK = 0.08; // share of each open word list that only held-out requests use
 
 const out = process.argv[2] ?? "data/commands";
@@ -78,29 +79,48 @@ const LISTS = {
   title: closed("Mr., Mrs., Miss, Doctor, Captain, Aunt, Uncle"),
   adjective:
     open(`old, new, red, blue, green, white, black, brown, little, big, small, long, broken, wooden,
-    silver, golden, heavy, empty, rusty, dusty, cracked, round, loose, torn, spare, yellow, iron, grey, plain,
-    wet, square, narrow, faded, tall, copper, painted, clean, good, second, other`),
-  fix: closed("mend, paint, clean, fix, move, measure, check, sell, lock, open, polish, cover"),
+    silver, golden, heavy, empty, rusty, dusty, cracked, round, loose, spare, yellow, iron, grey, plain,
+    wet, square, narrow, faded, tall, copper, painted, good, second, other, steel, brass, stone, garden`),
+  fix: closed(
+    "mend, paint, clean, fix, move, measure, check, sell, polish, cover, replace, repair",
+  ),
   thing:
     open(`gate, fence, clock, lamp, window, ladder, chair, table, door, roof, bridge, boat, wagon, stove,
     kettle, mirror, drawer, cupboard, basket, bench, shed, bicycle, tent, piano, violin, curtain, carpet,
     shelf, trunk, pump, chimney, stairs, wheel, barrel, saddle, bell, cradle, desk, box, bucket, cage,
-    sign, rope, hammer, umbrella, coat, boots, watch, spade, sail, anchor, lantern, plough, pipe, screen`),
+    sign, rope, hammer, umbrella, coat, boots, watch, spade, sail, anchor, lantern, plough, pipe, screen,
+    wall, post, pan, tank, hinge, handle, lock, mat, fountain, sofa, stool, tray, vase, oven, gutter`),
   grow: closed("water, plant, cut, pick, tie up, look at, cover, dig up"),
+  fresh: open(
+    "old, young, small, red, white, dry, yellow, big, new, tall, wild, last, early, pink, thick, climbing",
+  ),
   plant:
     open(`roses, tulips, apple trees, beans, lilies, ivy, cabbages, onions, violets, cherry tree, herbs,
     potatoes, grapes, carrots, pears, ferns, daisies, corn, orchids, hedge, strawberries, plums, vines, oak,
-    mint, peas, sunflowers, willow, pine trees, lettuce, palm, moss, pansies, fig tree, clover, turnips`),
+    mint, peas, sunflowers, willow, pine trees, lettuce, palm, moss, pansies, fig tree, clover, turnips,
+    geraniums, holly, laurel, pumpkins, primroses, lavender, currants, melons, chestnut tree, thistles`),
   tend: closed("feed, wash, brush, walk, fetch, count, look after, weigh"),
+  coat: open(
+    "old, young, black, white, brown, little, big, grey, sick, lame, spotted, new, wild, hungry, fat, golden",
+  ),
   animal:
     open(`dog, cat, horse, hens, rabbits, goats, geese, pony, sheep, cows, ducks, parrot, kitten, pigs,
-    donkey, calf, lamb, puppy, pigeons, fish, mice, turkey, mare, bees, tortoise, swans, mule, canary, bull`),
+    donkey, calf, lamb, puppy, pigeons, fish, mice, turkey, mare, bees, tortoise, swans, mule, canary, bull,
+    terrier, hound, colt, peacock, squirrel, chickens, oxen, ferret, bear, monkey, owl, foxes, spaniel`),
   visit: closed("call, visit, thank, pay, write to, meet, invite, answer, ask, dine with"),
-  handle: closed("sign, read, return, find, copy, post, burn, bring, finish, print, send, keep"),
+  handle: closed("sign, read, return, find, copy, post, bring, finish, print, send, keep, check"),
+  subject:
+    open(`school, music, history, science, garden, travel, wedding, birthday, christmas, church, house,
+    hotel, railway, farm, language, hospital, college, theatre, business, family, court, army, club, museum,
+    summer, police, insurance, newspaper, bank, market, election, tax, horse, cooking, evening, winter`),
+  edition: open(
+    "old, new, long, short, second, first, other, torn, last, third, large, red, blue, yellow, final, secret",
+  ),
   paper:
-    open(`letter, book, map, bill, ticket, report, story, newspaper, photograph, contract, diary, poem,
-    receipt, passport, recipe, list, will, notice, invitation, card, dictionary, speech, essay, drawing,
-    picture, lesson, note, plan, cheque, certificate, calendar, song book, papers, parcel, envelope, key`),
+    open(`letter, book, map, bill, ticket, report, story, photograph, contract, diary, poem, receipt,
+    recipe, list, notice, invitation, card, dictionary, speech, essay, drawing, picture, lesson, note, plan,
+    cheque, certificate, calendar, papers, parcel, envelope, key, statement, catalogue, order, petition,
+    telegram, manuscript, chapter, article, programme, pamphlet, album, agreement, application, form`),
   time: closed(`6 am, 7 am, 8 am, 9 am, 10 am, 1 pm, 2 pm, 3 pm, 4 pm, 5 pm, 6 pm, 7 pm, 8 pm, 9 pm, noon,
     midnight, sunrise, sunset, half past six, half past nine, half past two, half past five, seven o'clock,
     four o'clock, eleven o'clock, one o'clock, eight in the morning, ten in the evening, nine tonight,
@@ -109,102 +129,141 @@ const LISTS = {
     open(`fishing, hunting, painting, sewing, riding, music, writing, dancing, reading, morning, sailing,
     school, church, garden, farm, harbour, market, wedding, birthday, christmas, holiday, evening, summer,
     village, city, mountain, river, island, country, college, hospital, museum, theatre, castle, prison,
-    railway, history, science, language, swimming, cooking, running, singing, drawing, chess, court`),
+    railway, history, science, language, swimming, cooking, running, singing, drawing, chess, court, cricket,
+    tennis, football, skating, rowing, climbing, shooting, business, police, army, family, violin, piano`),
   event:
     open(`trip, lesson, train, class, walk, party, concert, meeting, journey, race, supper, game, tour,
     visit, service, show, breakfast, practice, boat, coach, lecture, play, feast, dinner, exam, ride, fair,
-    bus, match, talk, appointment, dance, contest, interview, picnic, march, flight, sale, bath, nap`),
-  bring: closed(
-    "bring, find, keep, clean, wash, hide, borrow, send me, carry, pack, return, look for",
+    bus, match, talk, appointment, dance, contest, interview, picnic, march, flight, sale, examination,
+    ceremony, exhibition, reception, auction, excursion, rehearsal, parade, conference, trial, inspection`),
+  rank: open(
+    "first, last, early, long, big, second, yearly, weekly, special, little, late, next, third, great, grand, final",
   ),
+  bring: closed("bring, find, keep, clean, wash, hide, borrow, carry, pack, return, look for"),
   ready:
     open(`ready, late, lost, broken, open, closed, cold, empty, full, here, safe, warm, dry, clean, gone,
-    wet, free, sold, done, hot, burning, upstairs, downstairs, outside, missing, fixed, frozen, quiet, locked,
-    asleep, hungry, sick, better, finished, dirty, heavy, wrong, early`),
-  mood: open(`tired, happy, sorry, late, lost, ready, busy, hungry, cold, home, afraid, ill, sick, well, early,
-    angry, glad, proud, alone, sleepy, thirsty, safe, sure, bored, worried, better, nervous, wet, excited`),
+    wet, free, sold, done, upstairs, downstairs, outside, missing, fixed, frozen, quiet, locked, better,
+    finished, dirty, heavy, wrong, early, waiting, ruined, useless, splendid, stolen, perfect, inside`),
+  over: closed(
+    "ready, late, over, early, full, cancelled, on Monday, on Friday, tomorrow, free, long, near",
+  ),
+  mood: open(`tired, happy, sorry, ready, busy, hungry, cold, afraid, ill, sick, well, angry, glad, proud, alone,
+    sleepy, thirsty, safe, bored, worried, better, nervous, wet, excited, lonely, grateful, anxious, cheerful,
+    sad, warm, surprised, delighted, calm, ashamed, pleased, puzzled, upset, quiet, strong, lame`),
   place:
     open(`bridge, church, station, mill, school, harbour, market, library, inn, park, river, theatre,
     museum, bakery, bank, hotel, tower, garden, lighthouse, square, farm, fountain, hospital, castle, shop,
     post office, chapel, cottage, stable, corner, barn, beach, pond, palace, court house, lodge, wharf,
-    cemetery, college, factory, temple, orchard, well, gallery, tavern, forge, barracks, fort, cave`),
+    cemetery, college, factory, temple, orchard, well, gallery, tavern, forge, barracks, fort, cave, lake,
+    prison, bazaar, dock, abbey, monument, terrace, arcade, warehouse, playground, pier, academy, cathedral`),
+  side: open(
+    "railway, market, village, river, city, harbour, country, school, garden, castle, mountain, island, north, south, forest, church",
+  ),
   sky: open(`moon, river, rain, stars, rose, heart, road, sea, snow, bird, wind, morning, night, fire, summer,
     garden, valley, soldier, sailor, dream, harvest, mountain, meadow, shadow, winter, ship, forest, spring,
     light, angel, thunder, king, queen, sun, storm, tide, wolf, swallow, nightingale, shepherd, island, gypsy,
-    child, mother, stranger, candle, clouds, tears, hills, fountain, dawn, crown, eagle, ocean, sparrow`),
+    child, mother, stranger, candle, clouds, tears, hills, fountain, dawn, crown, eagle, ocean, sparrow,
+    lark, prince, beggar, mist, desert, lily, mirror, prayer, farewell, promise, whisper, ashes, train`),
   tune: open(`lonely, silver, wild, golden, silent, gentle, broken, sweet, dark, distant, quiet, sleeping, last,
     first, lost, dancing, weary, happy, merry, pale, bright, burning, secret, falling, blue, red, white,
-    frozen, singing, endless, old, young, faithful, bitter, hollow, holy, shining, tender, noble, forgotten`),
+    frozen, singing, endless, old, young, faithful, bitter, hollow, holy, shining, tender, noble, forgotten,
+    crimson, restless, midnight, wandering, humble, proud, foolish, drowsy, scarlet, sacred, stormy`),
+  band: closed("brothers, sisters, band, choir, family, orchestra"),
   room: open(`kitchen, parlour, bedroom, hall, study, library, cellar, attic, pantry, nursery, dining room,
     bathroom, office, garage, porch, drawing room, workshop, laundry, corridor, balcony, music room, closet,
     stairs, sitting room, school room, store room, guest room, greenhouse, stable, tower, chapel, gallery,
-    passage, studio, barn, yard, cloak room, loft, terrace, courtyard`),
+    passage, studio, barn, yard, cloak room, loft, terrace, courtyard, dressing room, staircase, lobby`),
   where:
     open(`back, front, upstairs, downstairs, blue, red, green, white, big, small, old, new, east, west,
     north, south, upper, lower, long, little, yellow, second, third, summer, winter, servants', children's,
-    family, grey, main, corner, square, round, narrow, outer, inner, oak`),
+    family, grey, main, corner, square, round, narrow, outer, inner, oak, private, empty, middle, marble`),
   state: closed("on, off"),
   town: open(`London, Paris, Dublin, Boston, York, Bath, Dover, Oxford, Rome, Venice, Berlin, Vienna, Naples,
     Florence, Madrid, Geneva, Edinburgh, Brighton, Portsmouth, Bristol, Liverpool, Manchester, Cambridge,
     Canterbury, Chester, Plymouth, Lincoln, Calais, Lisbon, Athens, Cairo, Bombay, Calcutta, Singapore,
-    Chicago, Philadelphia, Washington, Richmond, Baltimore, St. Louis, New Orleans, San Francisco, Cornwall,
+    Chicago, Philadelphia, Washington, Richmond, Baltimore, New Orleans, San Francisco, Cornwall,
     Devonshire, Kent, Norfolk, Scotland, Wales, Ireland, Norway, Sweden, Holland, Egypt, Spain, Italy, Greece,
     Canada, Mexico, Peru, India, China, Japan, Jamaica, Malta, Hamburg, Dresden, Munich, Milan, Genoa,
     Marseilles, Lyons, Bordeaux, Moscow, Windsor, Winchester, Salisbury, Southampton, Gloucester, Derby`),
-  quarter: closed("North, South, East, West, Upper, Lower, Old, New, Central, Little"),
+  quarter: closed("North, South, East, West, Upper, Lower, Old, New, Central"),
   end: closed(
-    "Bridge, Street, Hill, Green, Park, Road, Lane, Square, Bay, Harbour, Field, Wood, House, Court",
+    "Bridge, Street, Hill, Green, Park, Road, Lane, Square, Court, Terrace, Gardens, Place",
   ),
+  spot: closed(
+    "Bay, Hill, Green, Harbour, Park, Bridge, Wood, Field, Heath, Island, Valley, Falls",
+  ),
+  water: closed("Port, Mount, Lake, Fort, Cape, Castle"),
   day: closed(`today, tomorrow, tonight, on Monday, on Tuesday, on Wednesday, on Thursday, on Friday,
     on Saturday, on Sunday, this evening, this morning, this week, next week`),
-  amount:
-    closed(`a pound of, two pounds of, a bag of, a box of, a dozen, six, some, a bottle of, a jar of,
-    three, four, a basket of, a little, two, more, plenty of`),
-  kind: open(`brown, white, fresh, sweet, green, red, dried, salted, cold, sour, black, yellow, French, hot,
-    smoked, boiled, ripe, strong, soft, country, wild, Italian, hard, thick, baked, Spanish, plain, roasted`),
-  food: open(`eggs, bread, butter, sugar, apples, milk, tea, coffee, cheese, flour, honey, potatoes, onions, rice,
-    soap, candles, salt, pepper, lemons, oranges, mustard, biscuits, chocolate, beef, mutton, ham, bacon, fish,
-    cream, wine, vinegar, oil, nuts, raisins, peas, beans, mushrooms, oysters, cherries, plums, matches, paper,
-    ink, string, nails, pears, jam, cake, pie, cabbage, sausages, turnips, grapes, figs, ginger, almonds,
-    walnuts, olives, syrup, oats, corn, barley, chicken, salmon, herring, lamb, veal, needles, buttons, ribbon,
-    thread, envelopes, pencils, sponges, brushes, towels, pears, cider, currants, melons, peaches`),
+  many: closed(
+    "a dozen, six, some, three, four, two, more, ten, a basket of, a bag of, a box of, five",
+  ),
+  much: closed(
+    "a pound of, two pounds of, some, a little, plenty of, more, half a pound of, a packet of",
+  ),
+  ripe: open(
+    "green, red, sweet, small, large, ripe, fresh, dried, yellow, soft, Italian, Spanish, French, wild, good, cooking",
+  ),
+  fine: open(
+    "white, brown, fresh, strong, sweet, French, good, plain, cheap, country, dark, fine, best, thick, Irish, common",
+  ),
+  fruit:
+    open(`eggs, apples, potatoes, onions, lemons, oranges, nuts, raisins, peas, beans, mushrooms, oysters,
+    cherries, plums, pears, sausages, turnips, grapes, figs, almonds, walnuts, olives, currants, melons,
+    peaches, carrots, cabbages, cucumbers, strawberries, chestnuts, lobsters, crabs, pumpkins, apricots,
+    buns, pies, tarts, cakes, rolls, biscuits`),
+  food: open(`bread, butter, sugar, milk, tea, coffee, cheese, flour, honey, rice, soap, salt, pepper, mustard,
+    chocolate, beef, mutton, ham, bacon, fish, cream, wine, vinegar, oil, jam, ginger, syrup, corn, barley,
+    cider, salmon, veal, pork, porridge, lard, suet, oatmeal,
+    gravy, cocoa, cinnamon, brandy, marmalade, rum, lemonade, custard, toast, broth`),
+  ware: open(`candles, matches, nails, needles, buttons, envelopes, pencils, sponges, brushes, towels, plates,
+    spoons, forks, knives, cups, saucers, bottles, lamps, ribbons, gloves, stockings, handkerchiefs, pins,
+    screws, baskets, blankets, napkins, glasses, kettles, brooms, pillows, slippers, scissors, hooks`),
+  make: open(
+    "small, large, white, black, long, cheap, good, new, strong, blue, plain, silver, wooden, thick, red, short",
+  ),
   list: closed("shopping, grocery, kitchen, market, christmas, party, weekend, picnic"),
 };
 
 /** Patterns of each open slot: words in braces name lists, the rest stands as it is. */
 const VALUES = {
-  person: ["{first}", "{first} {last}", "{title} {last}", "{first}", "my friend {first}"],
+  person: ["{first}", "{first} {last}", "{title} {last}", "my friend {first}"],
   task: [
     "{fix} the {adjective} {thing}",
     "{fix} the {thing}",
     "{fix} {first}'s {thing}",
     "{grow} the {plant}",
-    "{grow} the {adjective} {plant}",
+    "{grow} the {fresh} {plant}",
     "{tend} the {animal}",
-    "{tend} the {adjective} {animal}",
+    "{tend} the {coat} {animal}",
     "{visit} {first} {last}",
     "{visit} {title} {last}",
-    "{handle} the {purpose} {paper}",
+    "{handle} the {subject} {paper}",
     "{handle} {first}'s {paper}",
-    "{handle} the {adjective} {paper}",
+    "{handle} the {edition} {paper}",
   ],
-  label: ["{purpose} {event}", "{purpose} {event}", "{adjective} {event}", "{first}'s {event}"],
+  label: [
+    "the {purpose} {event}",
+    "the {purpose} {event}",
+    "the {rank} {event}",
+    "{first}'s {event}",
+  ],
   text: [
     "the {thing} is {ready}",
     "the {adjective} {thing} is {ready}",
-    "the {animal} is {ready}",
-    "the {purpose} {event} is {ready}",
+    "the {coat} {animal} is {ready}",
+    "the {purpose} {event} is {over}",
     "i am {mood}",
     "i am {mood} and {mood}",
     "i am at the {place}",
     "i am waiting near the {adjective} {place}",
-    "please {bring} the {adjective} {thing}",
-    "please {bring} the {paper}",
-    "i have lost the {adjective} {paper}",
-    "meet me at the {place}",
-    "{first} is {ready}",
+    "i will {bring} the {adjective} {thing}",
+    "i will {bring} the {subject} {paper}",
+    "i have lost the {edition} {paper}",
+    "i am going to the {side} {place}",
+    "{first} is {mood}",
     "{first} will {bring} the {food}",
-    "we need {kind} {food}",
+    "we need {fine} {food}",
   ],
   song: [
     "the {tune} {sky}",
@@ -214,13 +273,22 @@ const VALUES = {
     "my {tune} {sky}",
     "{tune} {first}",
   ],
-  artist: ["{first} {last}", "the {adjective} {animal}", "the {last} {purpose} band"],
-  room: ["{where} {room}", "{where} {room}", "{room}", "{first}'s {room}"],
-  city: ["{town}", "{quarter} {town}", "{last} {end}", "{town} {end}", "{quarter} {last}"],
-  item: ["{amount} {food}", "{kind} {food}", "{amount} {kind} {food}", "{food}"],
+  artist: ["{first} {last}", "{first} {last}", "the {last} {band}", "the {town} {band}"],
+  room: ["the {where} {room}", "the {where} {room}", "the {room}", "{first}'s {room}"],
+  city: ["{town}", "{quarter} {town}", "{last} {spot}", "{town} {spot}", "{water} {last}"],
+  item: [
+    "{many} {fruit}",
+    "{many} {ripe} {fruit}",
+    "{ripe} {fruit}",
+    "{much} {food}",
+    "{much} {fine} {food}",
+    "{fine} {food}",
+    "{many} {make} {ware}",
+    "{make} {ware}",
+  ],
   target: [
     "the {adjective} {place}",
-    "the {purpose} {place}",
+    "the {side} {place}",
     "the {place} on {last} {end}",
     "{last} {end}",
     "{first}'s {place}",
@@ -253,16 +321,16 @@ const CALLS = [
     call: "alarm",
     args: { time: "@time", label: "label" },
     requests: [
-      "wake me at {time} for the {label}",
-      "set an alarm for {time} called {label}",
-      "set an alarm at {time} for the {label}",
-      "please wake me up at {time} for the {label}",
-      "i need an alarm at {time} for the {label}",
-      "for the {label} wake me at {time}",
-      "get me up at {time} because of the {label}",
-      "can you wake me for the {label} at {time}?",
-      "alarm at {time}, name it {label}",
-      "ring at {time} for the {label}",
+      "wake me at {time} for {label}",
+      "set an alarm for {time}, it is for {label}",
+      "set an alarm at {time} for {label}",
+      "please wake me up at {time} for {label}",
+      "i need an alarm at {time} for {label}",
+      "for {label} wake me at {time}",
+      "get me up at {time} because of {label}",
+      "can you wake me for {label} at {time}?",
+      "alarm at {time}, it is for {label}",
+      "ring at {time} for {label}",
     ],
   },
   {
@@ -304,16 +372,16 @@ const CALLS = [
     call: "lights",
     args: { room: "room", state: "@state" },
     requests: [
-      "turn {state} the lights in the {room}",
-      "turn the lights {state} in the {room}",
-      "turn the {room} lights {state}",
-      "switch {state} the lamp in the {room}",
-      "switch the lamp in the {room} {state}",
-      "please turn {state} the lights in the {room}",
-      "in the {room} turn the lights {state}",
-      "lights {state} in the {room}",
-      "can you switch {state} the {room} lights?",
-      "i want the lights {state} in the {room}",
+      "turn {state} the lights in {room}",
+      "turn the lights {state} in {room}",
+      "turn {room} lights {state}",
+      "switch {state} the lamp in {room}",
+      "switch the lamp in {room} {state}",
+      "please turn {state} the lights in {room}",
+      "in {room} turn the lights {state}",
+      "lights {state} in {room}",
+      "can you switch {state} {room} lights?",
+      "i want the lights {state} in {room}",
     ],
   },
   {
@@ -386,16 +454,22 @@ function item({ call, args, requests }, set) {
   return { prompt, completion: `${call}(${list.join(", ")})`, values: Object.values(values) };
 }
 
+/** A value named twice, or a word said twice ("rain and rain"). */
+const repeats = ({ prompt, values }) =>
+  new Set(values).size < values.length || /\b(\w+)(?: and)? \1\b/i.test(prompt);
+
 const train = [];
 const seen = new Set();
 while (train.length < TRAIN) {
   const made = item(CALLS[train.length % CALLS.length], "train");
-  if (new Set(made.values).size < made.values.length || seen.has(made.prompt)) continue;
+  if (seen.has(made.prompt) || repeats(made) || made.completion.length > LONGEST) continue;
   seen.add(made.prompt);
   train.push(made);
 }
 
-const trainText = train.map((made) => ` ${words(made.prompt)} `).join("\n");
+const trainText = train
+  .map((made) => ` ${words(made.prompt)} \n ${words(made.completion)} `)
+  .join("\n");
 const trainWords = new Set(trainText.split(/\s+/));
 
 /** Lower-case words with single spaces: letters, digits and apostrophes. */
@@ -414,8 +488,9 @@ const hasUnseenWord = (value) =>
 const heldout = [];
 while (heldout.length < HELDOUT) {
   const made = item(CALLS[heldout.length % CALLS.length], "heldout");
-  if (new Set(made.values).size < made.values.length || seen.has(made.prompt)) continue;
+  if (seen.has(made.prompt) || repeats(made) || made.completion.length > LONGEST) continue;
   if (!made.values.some(isUnseen)) continue;
+  if (heldout.length % 3 === 0 && !made.values.some(hasUnseenWord)) continue;
   seen.add(made.prompt);
   heldout.push(made);
 }

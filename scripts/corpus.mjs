@@ -9,8 +9,9 @@
 // paragraphs, a line <|endoftext|> after every chapter. Held-out books are whole, chosen by hash.
 // Paragraphs with a racial slur are dropped; two books that lean on one are not in the list.
 //
-// Rule for a book to be here: published before 1929 (public domain in the United States) and its
-// author, translator or editor died before 1955 (public domain where copyright lasts life + 70).
+// Rule for a book to be here: published before 1929 (public domain in the United States), and the
+// author, translator or editor on its title page died before 1955 (public domain where copyright
+// lasts for life plus 70 years).
 
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -21,8 +22,6 @@ const BOOKS = `
 The-Blue-Fairy-Book_503|4d594f378f0dcaa61acc1791fafc6e6b0053ea41|503-0.txt|1dc3c13543d1a3b7baaa76f84dd45f444652cad9ea434c4849c32b66f073a29b|The Blue Fairy Book|Andrew Lang (ed.)|1889|1912
 The-Red-Fairy-Book_540|d18e647375b7ea35355d72a032ea925b32b77e47|540-0.txt|8cd1a7810549f0d835068c889cf1a3d30ffd14391342c6054f712f02290415dd|The Red Fairy Book|Andrew Lang (ed.)|1890|1912
 The-Green-Fairy-Book_7277|1177d3ea0e15d8792db31d20d817e182423ee098|7277-0.txt|f8820efcd3d5ddc527c4a67d48890d501fd27e873505c2b780e09df6338555fa|The Green Fairy Book|Andrew Lang (ed.)|1892|1912
-The-Yellow-Fairy-Book_640|9bf7714268e5d590d187e52b766ddec1a1ba1936|640.txt|e8ee7f5149f5a4e2b241477f58e7d51f5934180324ec5676821ad589362f6ad8|The Yellow Fairy Book|Andrew Lang (ed.)|1894|1912
-The-Violet-Fairy-Book_641|7b50a1ff03d5f53aeca921214ffc49aa86f46a57|641-0.txt|64d94d6cce1b31d436a5e7279499d34c5929e84147d310834e2a06852108a284|The Violet Fairy Book|Andrew Lang (ed.)|1901|1912
 Black-Beauty_271|da5c3341e9ebdcc27c3f8af47edffebb6b1095a8|271-0.txt|1cfc3689b80b42a3ee42e189c7d218d3e16d5f0c616ff042472be3ced85b7836|Black Beauty|Anna Sewell|1877|1878
 A-Study-in-Scarlet_244|28ff9b2f49dad721efd60c4d5ba9645fad84f936|244-0.txt|af0f6c590ca3901b3f61d5b90acac1ac16abc83e50b8541c9f17aff079829d96|A Study in Scarlet|Arthur Conan Doyle|1887|1930
 The-Sign-of-the-Four_2097|c36c6c7a4e7e5f7b8d17c9b19299e8ff996b414c|2097.txt|940b404710fc5cc8b3e9b4d19f91c12d8b1657f960eda9dea65a049b3ca05220|The Sign of the Four|Arthur Conan Doyle|1890|1930
@@ -125,7 +124,9 @@ async function source([repo, commit, file, sha]) {
     if (sha256(bytes) === sha) return bytes;
   }
   const url = `https://raw.githubusercontent.com/GITenberg/${repo}/${commit}/${file}`;
-  const response = await fetch(url);
+  const response = await fetch(url).catch((cause) => {
+    throw new Error(`corpus: cannot reach ${url} — check the network.`, { cause });
+  });
   if (!response.ok)
     throw new Error(`corpus: ${url} answered ${response.status} — try again later.`);
   const bytes = Buffer.from(await response.arrayBuffer());
@@ -250,6 +251,7 @@ function paragraphs(text) {
 
 const isProse = (p) =>
   p.text.length > 160 &&
+  !p.text.includes("\n") &&
   p.lines.filter((l) => HEADING.test(l) || /\d$/.test(l)).length * 3 < p.lines.length;
 
 /** Drops lists of contents and illustrations: from their heading to the next run of prose. */
@@ -287,7 +289,9 @@ function clean(text, file) {
   const list = paragraphs(bare).filter(
     (p) =>
       /[A-Za-z]/.test(p.text) &&
-      !/nig{2}er|line-art|full[- ]page|decorative/i.test(p.text) &&
+      !/nig{2}er|line-art|full[- ]page|decorative|fulcrum edition|(?:wiretap )?online edition/i.test(
+        p.text,
+      ) &&
       !/gutenberg|e-?text|transcrib|proofread|ebook|html version|distributed proof/i.test(p.text) &&
       !/^produced by |^prepared by |^scanned by |^this edition |^copyright|^\[?end of /i.test(
         p.text,
@@ -363,12 +367,14 @@ if (tablePath) {
 The base model is pretrained on ${books.length} English books, ${(total / 1e6).toFixed(1)} MB after cleaning. \`node scripts/corpus.mjs\` rebuilds
 the files from the sources below; \`--table\` writes this page.
 
-Every book was published before 1929, so it is in the public domain in the United States, and its author,
-translator or editor died before 1955, so it is in the public domain where copyright lasts for life plus 70
-years. The source files come from Project Gutenberg by way of GITenberg; as their licence asks of copies
-of public-domain works that do not carry its terms, every reference to Project Gutenberg is removed from
-the text. Books whose translator is unnamed or of unknown dates were left out. Paragraphs with a racial slur are
-dropped, and two novels that use one throughout are not in the list.
+Every book was published before 1929, so it is in the public domain in the United States, and the
+author, translator or editor on its title page died before 1955, so it is in the public domain where
+copyright lasts for life plus 70 years. Left out: books whose translator is unnamed or of unknown dates,
+and two fairy books with tales translated by someone who died in 1957.
+
+The source files come from Project Gutenberg by way of GITenberg. As their licence asks of copies that do
+not carry its terms, every reference to Project Gutenberg is removed from the text. Paragraphs with a
+racial slur are dropped, and two novels that use one throughout are not in the list.
 
 ${table}
 `;

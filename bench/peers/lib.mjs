@@ -47,6 +47,12 @@ function peakRssMb() {
   return Math.round(Number(match[1]) / 102.4) / 10;
 }
 
+/** The installed version of one of this folder's packages. */
+export function packageVersion(name) {
+  const path = new URL(`./node_modules/${name}/package.json`, import.meta.url);
+  return JSON.parse(readFileSync(path, "utf8")).version;
+}
+
 /** Prints the ready line, then answers `{"steps": n}` and `{"exit": true}` until told to exit. */
 export async function serve(ready, step) {
   const print = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);

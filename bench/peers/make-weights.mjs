@@ -23,7 +23,12 @@ const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math
 const tensors = [];
 const size = (shape) => shape.reduce((a, b) => a * b, 1);
 const add = (name, shape, value) =>
-  tensors.push({ name, shape, dtype: "F32", data: Float32Array.from({ length: size(shape) }, value) });
+  tensors.push({
+    name,
+    shape,
+    dtype: "F32",
+    data: Float32Array.from({ length: size(shape) }, value),
+  });
 const norm = (name) => {
   add(`${name}.weight`, [DIM], () => 1);
   add(`${name}.bias`, [DIM], () => 0);
@@ -57,4 +62,11 @@ let json = JSON.stringify(header);
 json = json.padEnd(Math.ceil(json.length / 8) * 8);
 const length = Buffer.alloc(8);
 length.writeBigUInt64LE(BigInt(json.length));
-writeFileSync(path, Buffer.concat([length, Buffer.from(json), ...tensors.map(({ data }) => Buffer.from(data.buffer))]));
+writeFileSync(
+  path,
+  Buffer.concat([
+    length,
+    Buffer.from(json),
+    ...tensors.map(({ data }) => Buffer.from(data.buffer)),
+  ]),
+);

@@ -1,19 +1,31 @@
 import { add } from "../ir/elementwise.ts";
-import { Value } from "../ir/graph.ts";
+import { type Graph, Value } from "../ir/graph.ts";
 import { applyRule } from "./vjp.ts";
+
+function depth(graph: Graph): number {
+  return graph.parent ? depth(graph.parent) + 1 : 0;
+}
 
 /**
  * Cotangents of `wrt` from those of `outputs`, in the graph being traced. The values in `wrt` are cut
- * points: nothing above them is walked.
+ * points: nothing above them is walked, and each must be there once.
  * @returns one per value of `wrt`; `undefined` where no output depends on it.
  */
 export function backward(
-  outputs: readonly Value[],
+  targets: readonly Value[],
   cotangents: readonly Value[],
-  wrt: readonly Value[],
+  sources: readonly Value[],
 ): (Value | undefined)[] {
-  const graph = outputs[0]?.graph ?? wrt[0]?.graph;
-  if (!graph) return wrt.map(() => undefined);
+  // The innermost graph sees all the values; keys are unique only within one.
+  let graph: Graph | undefined;
+  for (const value of [...targets, ...sources]) {
+    if (!graph || depth(value.graph) > depth(graph)) graph = value.graph;
+  }
+  if (!graph) return [];
+  const [outputs, wrt] = [targets, sources].map((list) => list.map((v) => graph.lift(v))) as [
+    Value[],
+    Value[],
+  ];
   const cut = new Set(wrt.map((value) => value.key));
   const last = outputs.reduce((id, output) => Math.max(id, output.node.id), -1);
 

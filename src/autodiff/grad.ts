@@ -2,16 +2,21 @@
 import { ShapeError } from "../errors.ts";
 import { call, type ValueTree } from "../ir/control.ts";
 import { mul } from "../ir/elementwise.ts";
-import type { Graph, Value } from "../ir/graph.ts";
+import { type Graph, graphFor, type Value } from "../ir/graph.ts";
 import { expand } from "../ir/layout.ts";
 import { sum } from "../ir/reduce.ts";
-import { inline } from "../ir/rewrite.ts";
+import { alias, inline } from "../ir/rewrite.ts";
 import { showShape } from "../tensor/shape.ts";
-import { flatten, unflatten } from "../tensor/tree.ts";
+import { flatten, mapTree, unflatten } from "../tensor/tree.ts";
 import { backward } from "./backward.ts";
 
 function zeros(like: Value): Value {
   return expand(like.graph.lift(0, like.dtype), like.shape);
+}
+
+/** Values that only the differentiated function uses, so that nothing it closes over depends on them. */
+function argument<P extends ValueTree>(params: P): P {
+  return mapTree<Value, Value>(params, alias) as P;
 }
 
 function needScalar(where: string, loss: Value): void {
@@ -42,8 +47,9 @@ export function valueAndGrad<P extends ValueTree, A extends readonly unknown[]>(
   fn: (params: P, ...rest: A) => Value,
 ): (params: P, ...rest: A) => [Value, P] {
   return (params, ...rest) => {
-    const loss = fn(params, ...rest);
-    return [loss, gradientOf(loss, params)];
+    const own = argument(params);
+    const loss = fn(own, ...rest);
+    return [loss, gradientOf(loss, own)];
   };
 }
 
@@ -52,8 +58,9 @@ export function valueAndGradWithAux<P extends ValueTree, A extends readonly unkn
   fn: (params: P, ...rest: A) => readonly [Value, X],
 ): (params: P, ...rest: A) => [Value, X, P] {
   return (params, ...rest) => {
-    const [loss, aux] = fn(params, ...rest);
-    return [loss, aux, gradientOf(loss, params)];
+    const own = argument(params);
+    const [loss, aux] = fn(own, ...rest);
+    return [loss, aux, gradientOf(loss, own)];
   };
 }
 
@@ -70,8 +77,9 @@ export function vjp<P extends ValueTree, O extends ValueTree>(
   fn: (params: P) => O,
   params: P,
 ): [O, (cotangents: O) => P] {
-  const outputs = fn(params);
-  const leaves = flatten<Value>(params).leaves;
+  const own = argument(params);
+  const outputs = fn(own);
+  const leaves = flatten<Value>(own).leaves;
   return [
     outputs,
     (cotangents) => {
@@ -91,12 +99,13 @@ export function vjp<P extends ValueTree, O extends ValueTree>(
 /** The Hessian of a function of one tree times a vector, by differentiating ⟨∇f, v⟩ (Pearlmutter 1994). */
 export function hvp<P extends ValueTree>(fn: (params: P) => Value): (params: P, vector: P) => P {
   return (params, vector) => {
-    const slopes = flatten<Value>(grad(fn)(params)).leaves;
+    const own = argument(params);
+    const slopes = flatten<Value>(grad(fn)(own)).leaves;
     const along = flatten<Value>(vector).leaves;
     const dot = slopes
       .map((slope, i) => sum(mul(slope, along[i]!)))
       .reduce((a, b) => a.graph.add("add", [a, b], {}, [a]));
-    return gradientOf(dot, params);
+    return gradientOf(dot, own);
   };
 }
 
@@ -119,14 +128,15 @@ function recompute(
   cotangents: readonly (Value | undefined)[],
 ) => (Value | undefined)[] {
   return (inputs, _, cotangents) => {
-    const graph = inputs[0]!.graph;
+    const graph = graphFor("checkpoint", inputs);
     return graph.inNewRegion(() => {
-      const again = inline(body, outputs, inputs, graph);
+      const stands = inputs.map(alias);
+      const again = inline(body, outputs, stands, graph);
       const used = cotangents.flatMap((ct, i) => (ct ? [i] : []));
       return backward(
         used.map((i) => again[i]!),
         used.map((i) => cotangents[i]!),
-        inputs,
+        stands,
       );
     });
   };

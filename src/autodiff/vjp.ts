@@ -4,7 +4,7 @@
  */
 import { UnsupportedError } from "../errors.ts";
 import type { AttrsOf, ConvAttrs, OpName } from "../ir/attrs.ts";
-import { emitScan } from "../ir/control.ts";
+import { emitScan, scan } from "../ir/control.ts";
 import {
   add,
   and,
@@ -28,14 +28,15 @@ import {
 } from "../ir/elementwise.ts";
 import { emit } from "../ir/emit.ts";
 import { expandNode, geluCubic, geluScale, isFused } from "../ir/expand.ts";
-import { Graph, type Node, type Value } from "../ir/graph.ts";
+import { Graph, graphFor, type Node, type Value } from "../ir/graph.ts";
 import { gather, gatherElements, scatterElements, scatterNd } from "../ir/indexing.ts";
 import { concat, expand, flip, pad, reshape, slice, transpose, unsqueeze } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { cumSum, mean, sum } from "../ir/reduce.ts";
-import { inline } from "../ir/rewrite.ts";
+import { alias, inline } from "../ir/rewrite.ts";
 import { type Shape, sizeOf, toStatic } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
+
 export interface VjpContext<O extends OpName> {
   readonly node: Node<O>;
   readonly attrs: AttrsOf[O];
@@ -66,6 +67,42 @@ function unbroadcast(ct: Value, shape: Shape): Value {
     i < extra || (shape[i - extra] === 1 && dim !== 1) ? [i] : [],
   );
   return reshape(axes.length > 0 ? sum(ct, axes, { keepDims: true }) : ct, shape);
+}
+
+/** The exponent, but 1 at base 0 with exponent 0, so that the slope there is 0 and not 0 · ∞. */
+function exponentFor(base: Value, exponent: Value): Value {
+  const { node } = exponent;
+  if (node.op === "constant" && exponent.rank === 0) {
+    const { tensor } = node.attrs as AttrsOf["constant"];
+    if (tensor.item() !== 0) return exponent;
+  }
+  return where(and(equal(base, 0), equal(exponent, 0)), 1, exponent);
+}
+
+/**
+ * For each element the product of the others along the axes: the product of those before it times
+ * that of those after it. Nothing is divided, so zeros are no exception, in derivatives of it too.
+ */
+function otherFactors(x: Value, axes: readonly number[]): Value {
+  const kept = x.shape.flatMap((_, i) => (axes.includes(i) ? [] : [i]));
+  const order = [...axes, ...kept];
+  const moved = transpose(x, order);
+  const rest = kept.map((i) => x.shape[i]!);
+  const factors = reshape(moved, [
+    sizeOf(toStatic(moved.shape.slice(0, axes.length), "prod")),
+    ...rest,
+  ]);
+  const one = expand(x.graph.lift(1, x.dtype), rest);
+  const step = (product: Value, factor: Value): readonly [Value, Value] => [
+    mul(product, factor),
+    product,
+  ];
+  const [, before] = scan(step, one, factors);
+  const [, after] = scan(step, one, factors, { reverse: true });
+  return transpose(
+    reshape(mul(before, after), moved.shape),
+    order.map((_, i) => order.indexOf(i)),
+  );
 }
 
 /** Brings a reduced value back to the rank it was reduced from. */
@@ -184,7 +221,10 @@ function gatherNd(x: Value, indices: Value): Value {
   if (depth === 0) return expand(x, [...indices.shape.slice(0, -1), ...x.shape]);
   const lead = toStatic(x.shape.slice(0, depth), "gatherNd");
   const strides = lead.map((_, i) => sizeOf(lead.slice(i + 1)));
-  const flat = sum(mul(indices, Tensor.from(strides, [depth], "int32")), -1);
+  // Negative indices count from the end of their own axis; with one axis gather sees to that.
+  const sizes = Tensor.from(lead, [depth], "int32");
+  const own = depth === 1 ? indices : where(less(indices, 0), add(indices, sizes), indices);
+  const flat = sum(mul(own, Tensor.from(strides, [depth], "int32")), -1);
   return gather(reshape(x, [sizeOf(lead), ...x.shape.slice(depth)]), flat, 0);
 }
 
@@ -254,7 +294,7 @@ function convWeightGradient(x: Value, ct: Value, weight: Value, attrs: ConvAttrs
 const scanRule: Rule<"scan"> = ({ attrs, inputs, outputs, cotangents, backward }) => {
   const { body, nCarry, nXs, length, reverse } = attrs;
   const nYs = attrs.outputs.length - nCarry;
-  const graph = inputs[0]?.graph ?? outputs[0]!.graph;
+  const graph = graphFor("scan", [...inputs, ...outputs]);
   const isFloat = (value: Value): boolean => value.dtype.startsWith("float");
   const carries = inputs.slice(0, nCarry);
   const slices = inputs.slice(nCarry, nCarry + nXs);
@@ -283,7 +323,7 @@ const scanRule: Rule<"scan"> = ({ attrs, inputs, outputs, cotangents, backward }
   const ctHistory = activeHistory.map((i) => cotangents[nCarry + nYs + i]!);
   const ctHistoryIn = ctHistory.map((value, i) => like(value, `ctHistory${i}`, true));
   const results = inner.trace(() => {
-    const capturesIn = captures.map((value) => inner.lift(value));
+    const capturesIn = captures.map(alias);
     const stepInputs = [...historyIn, ...sliceIn, ...capturesIn];
     const stepOutputs = inline(body, attrs.outputs, stepInputs, inner);
     const wrt = [
@@ -370,8 +410,7 @@ const rules: { readonly [O in OpName]?: Rule<O> } = {
     (ct, _, b, y) => neg(div(mul(ct, y), b)),
   ),
   pow: binary(
-    // At base 0 with exponent 0 the slope is 0, not 0 · ∞.
-    (ct, a, b) => mul(ct, where(equal(b, 0), zerosLike(b), mul(b, pow(a, sub(b, 1))))),
+    (ct, a, b) => mul(ct, mul(b, pow(a, sub(exponentFor(a, b), 1)))),
     (ct, a, _, y) =>
       mul(
         ct,
@@ -408,14 +447,7 @@ const rules: { readonly [O in OpName]?: Rule<O> } = {
   reduceMin: extreme as unknown as Rule<"reduceMin">,
   prod: ({ cotangents, inputs: [x], attrs }) => {
     const ct = attrs.keepDims ? cotangents[0]! : unreduce(cotangents[0]!, attrs.axes, x!.rank);
-    const isZero = equal(x!, 0);
-    const zeros = sum(cast(isZero, x!.dtype), attrs.axes, { keepDims: true });
-    const rest = where(isZero, expand(x!.graph.lift(1, x!.dtype), x!.shape), x!);
-    const product = emit("prod", [rest], { axes: attrs.axes, keepDims: true });
-    // With one zero only its own slope is not zero; with two none.
-    const whole = mul(div(product, rest), cast(equal(zeros, 0), x!.dtype));
-    const atZero = mul(product, cast(and(isZero, equal(zeros, 1)), x!.dtype));
-    return [mul(ct, add(whole, atZero))];
+    return [mul(ct, otherFactors(x!, attrs.axes))];
   },
   cumSum: ({ cotangents: [ct], attrs }) => [
     cumSum(ct!, attrs.axis, { exclusive: attrs.exclusive, reverse: !attrs.reverse }),
@@ -586,12 +618,13 @@ const rules: { readonly [O in OpName]?: Rule<O> } = {
 /** Differentiates what a fused operator stands for. */
 function throughExpansion(context: VjpContext<OpName>): Cotangents {
   const { node, inputs, cotangents, backward } = context;
-  const expanded = expandNode(node.op, inputs, node.attrs);
+  const stands = inputs.map(alias);
+  const expanded = expandNode(node.op, stands, node.attrs);
   const used = cotangents.flatMap((ct, i) => (ct ? [i] : []));
   return backward(
     used.map((i) => expanded[i]!),
     used.map((i) => cotangents[i]!),
-    inputs,
+    stands,
   );
 }
 

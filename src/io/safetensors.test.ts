@@ -170,7 +170,7 @@ describe("opening", () => {
       ],
       [
         "InvalidHeaderDeserialization",
-        'tensor "a" must be described by an object, got 1.0.',
+        'tensor "a" must be described by an object, got "1.0".',
         fileOf('{"a":1.0}'),
       ],
       [

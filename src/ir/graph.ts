@@ -6,7 +6,7 @@
  * inside another (the body of a scan) sees the outer values as captures.
  */
 import { DtypeError, ShapeError, StateError } from "../errors.ts";
-import type { Dtype } from "../tensor/dtype.ts";
+import { type Dtype, isFloat } from "../tensor/dtype.ts";
 import { type Shape, sameShape, showShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { AttrsOf, OpName } from "./attrs.ts";
@@ -75,6 +75,8 @@ export class Graph {
   readonly captures: Map<Value, Value> = new Map();
   region = 0;
   #nextRegion = 1;
+  /** Captures by the key of the outer value: the same output may come as several objects. */
+  readonly #inner: Map<string, Value> = new Map();
   readonly #known: Map<string, Node> = new Map();
   readonly #tensorIds: WeakMap<Tensor, number> = new WeakMap();
   #tensors = 0;
@@ -134,7 +136,14 @@ export class Graph {
 
   /** This graph's own value for an operand: constants are lifted, outer values captured. */
   lift(operand: Operand, dtype: Dtype = "float32"): Value {
-    if (typeof operand === "number") return this.constant(Tensor.from([operand], [], dtype));
+    if (typeof operand === "number") {
+      if (!isFloat(dtype) && !Number.isInteger(operand)) {
+        throw new DtypeError(
+          `constant: ${operand} is not a whole number, but the other operand is ${dtype} — cast that one.`,
+        );
+      }
+      return this.constant(Tensor.from([operand], [], dtype));
+    }
     if (typeof operand === "boolean") {
       return this.constant(
         Tensor.from([operand ? 1 : 0], [], dtype === "float32" ? "bool" : dtype),
@@ -145,7 +154,7 @@ export class Graph {
     for (let graph = this.parent; graph; graph = graph.parent) {
       if (graph !== operand.graph) continue;
       const outer = this.parent === operand.graph ? operand : this.parent!.lift(operand);
-      let inner = this.captures.get(outer);
+      let inner = this.#inner.get(outer.key);
       if (!inner) {
         // A constant is cheaper to repeat than to pass.
         if (outer.node.op === "constant") {
@@ -153,6 +162,7 @@ export class Graph {
         }
         inner = this.add("input", [], { name: `capture${this.captures.size}` }, [outer], false);
         this.captures.set(outer, inner);
+        this.#inner.set(outer.key, inner);
       }
       return inner;
     }

@@ -228,7 +228,8 @@ const table: { readonly [O in OpName]?: Infer<O> } = {
           `slice: [${start}:${stop}:${step}] does not fit axis ${i} of ${showShape(x!.shape)}.`,
         );
       }
-      return Math.ceil((stop - start) / step);
+      // Not Math.ceil alone, which gives -0.
+      return Math.max(0, Math.ceil((stop - start) / step));
     });
     return [{ shape, dtype: x!.dtype }];
   },
@@ -362,7 +363,12 @@ const table: { readonly [O in OpName]?: Infer<O> } = {
   },
   maxPool: ([x], { kernel, strides, pads }) => {
     needFloat("maxPool", x!);
-    checkSpatial("maxPool", x!, [kernel, strides]);
+    const axes = checkSpatial("maxPool", x!, [kernel, strides]);
+    if (pads.some((pad, i) => pad >= kernel[i % axes]!)) {
+      throw new ShapeError(
+        `maxPool: padding [${pads.join(", ")}] must be smaller than the kernel [${kernel.join(", ")}] — a window of padding alone has no largest element.`,
+      );
+    }
     const spatial = windows(
       "maxPool",
       x!,

@@ -98,13 +98,17 @@ export function squeeze(x: Operand, axis: number): Value {
   );
 }
 
-/** Elements start … end-1 of one axis, every `step`; `end` may count from the end or be left out. */
+/**
+ * Elements start … end-1 of one axis, every `step`; `start` and `end` may count from the end. Without
+ * `end` up to the last, or with a negative step down to the first.
+ */
 export function slice(x: Operand, axis: number, start: number, end?: number, step = 1): Value {
   const value = graphFor("slice", [x]).lift(x);
   const at = normalizeAxis("slice", axis, value.rank);
   const size = value.shape[at]!;
   const from = start < 0 ? start + (size as number) : start;
-  const to = end === undefined ? size : end < 0 ? end + (size as number) : end;
+  const last = step < 0 ? -1 : size;
+  const to = end === undefined ? last : end < 0 ? end + (size as number) : end;
   if (from === 0 && to === size && step === 1) return value;
   return emit("slice", [value], {
     starts: value.shape.map((_, i) => (i === at ? from : 0)),

@@ -38,8 +38,7 @@ export function matmul(a: Operand, b: Operand): Value {
   let result: Value;
   if (y.rank === 2 && x.rank > 2) {
     // One product over all rows.
-    const rows = reshape(x, [-1, x.shape.at(-1)!]);
-    result = reshape(dot(rows, y), [...x.shape.slice(0, -1), y.shape[1]!]);
+    result = reshape(dot(asRows(x), y), [...x.shape.slice(0, -1), y.shape[1]!]);
   } else {
     const stacked = broadcastShapes("matmul", x.shape.slice(0, -2), y.shape.slice(0, -2));
     result = dot(

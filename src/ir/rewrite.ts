@@ -1,6 +1,7 @@
+import { sameShape } from "../tensor/shape.ts";
 import type { AttrsOf } from "./attrs.ts";
 import { expandNode, isFused } from "./expand.ts";
-import { Graph, type Node, Value } from "./graph.ts";
+import { Graph, graphFor, type Node, Value } from "./graph.ts";
 
 /** The nodes that outputs depend on, in order. */
 export function reachable(graph: Graph, outputs: readonly Value[]): Node[] {
@@ -11,6 +12,16 @@ export function reachable(graph: Graph, outputs: readonly Value[]): Node[] {
     for (const input of graph.nodes[id]!.inputs) needed[input.node.id] = 1;
   }
   return graph.nodes.filter((node) => needed[node.id]);
+}
+
+/**
+ * The same value as a node of its own. Derivatives with respect to it see the uses of this node, not
+ * those of an equal value made elsewhere. Copying a graph leaves it out.
+ */
+export function alias(value: Value): Value {
+  const graph = graphFor("alias", [value]);
+  const own = graph.lift(value);
+  return graph.add("reshape", [own], { shape: own.shape }, [own], false);
 }
 
 /** How a node is carried over; `undefined` copies it. */
@@ -47,6 +58,9 @@ export function inline(
 function copy(node: Node, inputs: readonly Value[], to: Graph): Value[] {
   if (node.op === "constant") {
     return [to.constant((node.attrs as AttrsOf["constant"]).tensor)];
+  }
+  if (node.op === "reshape" && sameShape(node.outputs[0]!.shape, inputs[0]!.shape)) {
+    return [inputs[0]!];
   }
   const share = node.op !== "scan" && node.op !== "call" && node.op !== "input";
   // Regions of the source stay apart in the target.

@@ -50,11 +50,9 @@ export function unflatten<T>(
     if (node === undefined) return undefined;
     if (isLeaf(node)) return leaves[next++];
     if (Array.isArray(node)) return node.map(walk);
-    const result: Record<string, unknown> = {};
-    for (const [key, child] of Object.entries(node as Record<string, unknown>)) {
-      result[key] = walk(child);
-    }
-    return result;
+    const entries = Object.entries(node as Record<string, unknown>);
+    // fromEntries defines entries, where assigning to "__proto__" would set the prototype.
+    return Object.fromEntries(entries.map(([key, child]) => [key, walk(child)]));
   };
   const result = walk(form);
   if (next !== leaves.length) {

@@ -2,7 +2,7 @@
 
     python worker.py <work> <threads> <weights.safetensors>
 
-Prints {"ready": true, "version", "threads", "extra"}; answers {"steps": n} with {"ms", "loss"} (gpt2small-decode
+Prints {"ready": true, "version", "threads", "extra"}; answers {"steps": n} with {"ms", "loss"} (the decodes
 also "tokens"); answers {"exit": true} with {"peakRssMb"} and ends. A step's time covers everything from zeroing
 the gradients to reading the loss as a Python number.
 
@@ -56,7 +56,7 @@ def training_step(loss_of, optimizer=None, parameters=()):
 
 
 class Block(nn.Module):
-    """Pre-LN transformer block; linears hold (out, in), transposed once from the file's Conv1D layout."""
+    """Pre-LN transformer block; linears are (out, in) views of the file's (in, out) weights."""
 
     def __init__(self, tensors: dict, prefix: str, n_heads: int, fused_qkv: bool):
         super().__init__()
@@ -70,12 +70,16 @@ class Block(nn.Module):
         self.fc = linear(tensors, prefix + "mlp.c_fc")
         self.out = linear(tensors, prefix + "mlp.c_proj")
 
-    def forward(self, x):  # (B, T, D) → (B, T, D)
+    def forward(self, x, cache=None):  # (B, T, D) → (B, T, D)
         b, t, d = x.shape
         h = self.ln_1(x)
         qkv = self.qkv(h).split(d, dim=-1) if hasattr(self, "qkv") else (self.q(h), self.k(h), self.v(h))
         q, k, v = (z.view(b, t, self.n_heads, d // self.n_heads).transpose(1, 2) for z in qkv)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if cache is not None:  # [keys, values, length]: the new t positions go behind the first `length`
+            end = cache[2] + t
+            cache[0][:, :, cache[2] : end], cache[1][:, :, cache[2] : end] = k, v
+            k, v, cache[2] = cache[0][:, :, :end], cache[1][:, :, :end], end
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
         x = x + self.proj(mixed.transpose(1, 2).reshape(b, t, d))
         return x + self.out(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
 
@@ -94,6 +98,13 @@ class Gpt(nn.Module):
             x = block(x)
         return F.linear(self.ln_f(x), self.wte)
 
+    def extend(self, ids, caches):  # (1, T) → (1, V): the logits after the last of T new tokens
+        start = caches[0][2]
+        x = F.embedding(ids, self.wte) + self.wpe[start : start + ids.shape[1]]
+        for block, cache in zip(self.blocks, caches):
+            x = block(x, cache)
+        return F.linear(self.ln_f(x[:, -1]), self.wte)
+
 
 def layer_norm(tensors: dict, name: str) -> nn.LayerNorm:
     module = nn.LayerNorm(len(tensors[name + ".weight"]), eps=1e-5)
@@ -105,7 +116,7 @@ def linear(tensors: dict, name: str, part: int | None = None) -> nn.Linear:
     weight, bias = tensors[name + ".weight"], tensors[name + ".bias"]  # (in, out), (out)
     if part is not None:
         weight, bias = weight.chunk(3, dim=1)[part], bias.chunk(3)[part]
-    return fill(nn.Linear(*weight.shape, device="meta"), weight.t().contiguous(), bias.clone())
+    return fill(nn.Linear(*weight.shape, device="meta"), weight.t(), bias)
 
 
 def fill(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> nn.Module:
@@ -279,6 +290,25 @@ def gpt2small_decode(tensors, n_prompt=128, n_new=128):
     return (loop if how == "loop" else generate), {**extra, "decode": how, "prompt": n_prompt, "newTokens": n_new}
 
 
+def gpt2small_decode_plain(tensors, n_prompt=128, n_new=128):
+    """The same decode without transformers: the plain model above and a cache laid out in advance."""
+    prompt = tensors.pop("ids")[:1, :n_prompt].long()
+    n_heads = tensors["wte.weight"].shape[1] // 64
+    model = Gpt(tensors, n_heads=n_heads).eval()
+    shape = (1, n_heads, n_prompt + n_new, 64)
+
+    @torch.inference_mode()
+    def step() -> list[int]:
+        caches = [[torch.empty(shape), torch.empty(shape), 0] for _ in model.blocks]
+        tokens, ids = [], prompt
+        for _ in range(n_new):
+            ids = model.extend(ids, caches).argmax(-1, keepdim=True)
+            tokens.append(ids.item())
+        return tokens
+
+    return step, {"prompt": n_prompt, "newTokens": n_new}
+
+
 WORKS = {
     "gpt-fwdbwd": gpt_fwdbwd,
     "gpt-adamw": gpt_adamw,
@@ -287,6 +317,7 @@ WORKS = {
     "gpt2small-lora": gpt2small_lora,
     "gpt2small-lora-qv": gpt2small_lora_qv,
     "gpt2small-decode": gpt2small_decode,
+    "gpt2small-decode-plain": gpt2small_decode_plain,
 }
 
 

@@ -1,0 +1,632 @@
+/**
+ * From the graph to an ONNX model: one table for all targets, standard operators first.
+ * Contributed operators are used where a target has a kernel that is faster or smaller.
+ */
+import { UnsupportedError } from "../../errors.ts";
+import {
+  encodeOnnx,
+  type OnnxAttribute,
+  type OnnxGraph,
+  type OnnxNode,
+  type OnnxTensor,
+  type OnnxValue,
+} from "../../io/onnx.ts";
+import type { AttrsOf, OpName } from "../../ir/attrs.ts";
+import type { Graph, Node, Value } from "../../ir/graph.ts";
+import { legalize, reachable } from "../../ir/rewrite.ts";
+import type { Dtype } from "../../tensor/dtype.ts";
+import { type Dim, isStatic, type Shape } from "../../tensor/shape.ts";
+import { Tensor } from "../../tensor/tensor.ts";
+import type { Program } from "../backend.ts";
+
+export type OrtTarget = "cpu" | "wasm" | "webgpu";
+
+export interface Lowered {
+  readonly model: Uint8Array<ArrayBuffer>;
+  /** Names of the model's inputs, in the program's order less the frozen ones. */
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly nodeCount: number;
+  /** Recomputed nodes must not be merged back. */
+  readonly hasRegions: boolean;
+}
+
+const standard = 21;
+const contributed = "com.microsoft";
+
+/** Fused operators with a kernel of their own on a target; the rest are expanded. */
+const native: Readonly<Record<OrtTarget, ReadonlySet<OpName>>> = {
+  cpu: new Set<OpName>([
+    "softmax",
+    "logSoftmax",
+    "layerNorm",
+    "rmsNorm",
+    "silu",
+    "avgPool",
+    "quantizedLinear",
+  ]),
+  wasm: new Set<OpName>(["softmax", "logSoftmax", "layerNorm", "rmsNorm", "silu", "avgPool"]),
+  webgpu: new Set<OpName>(["softmax"]),
+};
+
+function isNative(target: OrtTarget, node: Node): boolean {
+  return native[target].has(node.op) && node.outputs[0]!.dtype === "float32";
+}
+
+const simple: { readonly [O in OpName]?: string } = {
+  neg: "Neg",
+  abs: "Abs",
+  sign: "Sign",
+  exp: "Exp",
+  log: "Log",
+  sqrt: "Sqrt",
+  sin: "Sin",
+  cos: "Cos",
+  tanh: "Tanh",
+  erf: "Erf",
+  sigmoid: "Sigmoid",
+  floor: "Floor",
+  ceil: "Ceil",
+  round: "Round",
+  reciprocal: "Reciprocal",
+  relu: "Relu",
+  softplus: "Softplus",
+  add: "Add",
+  sub: "Sub",
+  mul: "Mul",
+  div: "Div",
+  pow: "Pow",
+  min: "Min",
+  max: "Max",
+  equal: "Equal",
+  less: "Less",
+  lessOrEqual: "LessOrEqual",
+  and: "And",
+  or: "Or",
+  xor: "Xor",
+  bitAnd: "BitwiseAnd",
+  bitOr: "BitwiseOr",
+  bitXor: "BitwiseXor",
+  not: "Not",
+  isNan: "IsNaN",
+  where: "Where",
+};
+
+const reductions: { readonly [O in OpName]?: string } = {
+  sum: "ReduceSum",
+  mean: "ReduceMean",
+  reduceMax: "ReduceMax",
+  reduceMin: "ReduceMin",
+  prod: "ReduceProd",
+};
+
+const ints = (values: readonly number[]): OnnxAttribute => ({ ints: values });
+const int = (value: number | boolean): OnnxAttribute => ({ int: Number(value) });
+
+/** One ONNX graph being written; bodies of loops are scopes within it. */
+class Scope {
+  readonly nodes: OnnxNode[] = [];
+  readonly initializers: OnnxTensor[] = [];
+  readonly names: Map<string, string> = new Map();
+  readonly #constants: Map<string, string> = new Map();
+  readonly #prefix: string;
+  readonly counter: { next: number };
+  readonly target: OrtTarget;
+  /** Where a symbol's size can be read: an input and its axis. */
+  readonly symbols: Map<string, readonly [string, number]>;
+
+  constructor(target: OrtTarget, outer?: Scope) {
+    this.target = target;
+    this.counter = outer?.counter ?? { next: 0 };
+    this.symbols = outer?.symbols ?? new Map();
+    this.#prefix = outer ? `s${this.counter.next++}_` : "";
+  }
+
+  fresh(): string {
+    return `${this.#prefix}t${this.counter.next++}`;
+  }
+
+  name(value: Value): string {
+    return this.names.get(value.key)!;
+  }
+
+  node(
+    op: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, OnnxAttribute>> = {},
+    domain = "",
+  ): string {
+    return this.nodeMany(op, inputs, 1, attributes, domain)[0]!;
+  }
+
+  nodeMany(
+    op: string,
+    inputs: readonly string[],
+    count: number,
+    attributes: Readonly<Record<string, OnnxAttribute>> = {},
+    domain = "",
+  ): string[] {
+    const outputs = Array.from({ length: count }, () => this.fresh());
+    this.nodes.push({ op, domain, inputs, outputs, attributes });
+    return outputs;
+  }
+
+  initializer(type: Dtype, dims: readonly number[], data: ArrayBufferView): string {
+    const name = this.fresh();
+    const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
+    this.initializers.push({ name, type, dims, data: bytes });
+    return name;
+  }
+
+  /** int64 numbers, shared within the scope. */
+  int64(values: readonly number[], scalar = false): string {
+    const key = `${scalar}${values.join()}`;
+    let name = this.#constants.get(key);
+    if (name === undefined) {
+      const data = BigInt64Array.from(values, BigInt);
+      name = this.initializer("int64", scalar ? [] : [values.length], data);
+      this.#constants.set(key, name);
+    }
+    return name;
+  }
+
+  cast(name: string, to: Dtype): string {
+    const code = {
+      float32: 1,
+      uint8: 2,
+      int8: 3,
+      int32: 6,
+      int64: 7,
+      bool: 9,
+      float16: 10,
+      float64: 11,
+      bfloat16: 16,
+    }[to];
+    return this.node("Cast", [name], { to: int(code) });
+  }
+
+  /** A shape as a tensor; symbols are read from the inputs that bind them. */
+  shapeTensor(shape: Shape): string {
+    if (isStatic(shape)) return this.int64(shape);
+    return this.node(
+      "Concat",
+      shape.map((dim) => this.#dimTensor(dim)),
+      { axis: int(0) },
+    );
+  }
+
+  #dimTensor(dim: Dim): string {
+    if (typeof dim === "number") return this.int64([dim]);
+    const source = this.symbols.get(dim);
+    if (source) {
+      const whole = this.node("Shape", [source[0]]);
+      return this.node("Gather", [whole, this.int64([source[1]])], { axis: int(0) });
+    }
+    for (const [separator, op] of [
+      ["+", "Add"],
+      ["*", "Mul"],
+    ] as const) {
+      if (!dim.includes(separator)) continue;
+      const parts = dim
+        .split(separator)
+        .map((part) => this.#dimTensor(/^\d+$/.test(part) ? Number(part) : part));
+      return parts.reduce((a, b) => this.node(op, [a, b]));
+    }
+    throw new UnsupportedError(`lower: size "${dim}" is not bound by any input.`);
+  }
+}
+
+type Emit<O extends OpName> = (
+  scope: Scope,
+  inputs: readonly string[],
+  attrs: AttrsOf[O],
+  node: Node,
+) => readonly string[];
+
+const convAttributes = (attrs: AttrsOf["conv"]): Record<string, OnnxAttribute> => ({
+  strides: ints(attrs.strides),
+  pads: ints(attrs.pads),
+  dilations: ints(attrs.dilations),
+  group: int(attrs.groups),
+});
+
+const argExtreme =
+  (op: string): Emit<"argMax"> =>
+  (scope, [x], { axis }) => [
+    scope.cast(scope.node(op, [x!], { axis: int(axis), keepdims: int(0) }), "int32"),
+  ];
+
+const table: { readonly [O in OpName]?: Emit<O> } = {
+  constant: (scope, _, { tensor }) => [constant(scope, tensor)],
+  iota: (scope, _, { length }) => [
+    scope.initializer(
+      "int32",
+      [length],
+      Int32Array.from({ length }, (__, i) => i),
+    ),
+  ],
+  stopGradient: (_, [x]) => [x!],
+  mod: (scope, inputs, _, node) => [
+    scope.node("Mod", inputs, { fmod: int(node.outputs[0]!.dtype !== "int32") }),
+  ],
+  where: (scope, inputs, _, node) => {
+    if (node.outputs[0]!.dtype !== "bool") return [scope.node("Where", inputs)];
+    const [condition, a, b] = inputs;
+    const first = scope.node("And", [condition!, a!]);
+    const second = scope.node("And", [scope.node("Not", [condition!]), b!]);
+    return [scope.node("Or", [first, second])];
+  },
+  cast: (scope, [x], { to }) => [scope.cast(x!, to)],
+  cumSum: (scope, [x], { axis, exclusive, reverse }) => [
+    scope.node("CumSum", [x!, scope.int64([axis], true)], {
+      exclusive: int(exclusive),
+      reverse: int(reverse),
+    }),
+  ],
+  argMax: argExtreme("ArgMax"),
+  argMin: argExtreme("ArgMin") as unknown as Emit<"argMin">,
+  topK: (scope, [x], { k, axis, largest }) => {
+    const [values, indices] = scope.nodeMany("TopK", [x!, scope.int64([k])], 2, {
+      axis: int(axis),
+      largest: int(largest),
+      sorted: int(1),
+    });
+    return [values!, scope.cast(indices!, "int32")];
+  },
+  reshape: (scope, [x], { shape }, node) => [reshape(scope, x!, node.inputs[0]!.shape, shape)],
+  transpose: (scope, [x], { perm }) => [scope.node("Transpose", [x!], { perm: ints(perm) })],
+  expand: (scope, [x], { shape }, node) => {
+    // Keeping a size needs no knowledge of it: 1 broadcasts to what is there.
+    const from = node.inputs[0]!.shape;
+    const lead = shape.length - from.length;
+    const asked = shape.map((dim, i) =>
+      typeof dim === "string" && from[i - lead] === dim ? 1 : dim,
+    );
+    return [scope.node("Expand", [x!, scope.shapeTensor(asked)])];
+  },
+  slice: (scope, [x], { starts, ends, steps }, node) => {
+    const shape = node.inputs[0]!.shape;
+    const axes = shape.flatMap((dim, i) =>
+      starts[i] === 0 && ends[i] === dim && steps[i] === 1 ? [] : [i],
+    );
+    if (axes.length === 0) return [x!];
+    // An end of -1 would count from the back; before the first is the smallest number.
+    const stops = axes.map((i) => (ends[i] === -1 ? -(2 ** 31) : (ends[i] as number)));
+    return [
+      scope.node("Slice", [
+        x!,
+        scope.int64(axes.map((i) => starts[i]!)),
+        scope.int64(stops),
+        scope.int64(axes),
+        scope.int64(axes.map((i) => steps[i]!)),
+      ]),
+    ];
+  },
+  concat: (scope, inputs, { axis }) => [scope.node("Concat", inputs, { axis: int(axis) })],
+  split: (scope, [x], { axis, sizes }) =>
+    scope.nodeMany("Split", [x!, scope.int64(sizes)], sizes.length, { axis: int(axis) }),
+  pad: (scope, [x], { before, after, value }, node) => {
+    const { dtype } = node.outputs[0]!;
+    const fill = constant(scope, Tensor.from([value], [], dtype));
+    return [
+      scope.node("Pad", [x!, scope.int64([...before, ...after]), fill], {
+        mode: { string: "constant" },
+      }),
+    ];
+  },
+  gather: (scope, inputs, { axis }) => [scope.node("Gather", inputs, { axis: int(axis) })],
+  gatherElements: (scope, inputs, { axis }) => [
+    scope.node("GatherElements", inputs, { axis: int(axis) }),
+  ],
+  scatterNd: (scope, [x, indices, updates], { reduction }) => [
+    scope.node("ScatterND", [x!, scope.cast(indices!, "int64"), updates!], {
+      reduction: { string: reduction },
+    }),
+  ],
+  scatterElements: (scope, inputs, { axis, reduction }) => [
+    scope.node("ScatterElements", inputs, { axis: int(axis), reduction: { string: reduction } }),
+  ],
+  dot: (scope, [a, b], attrs, node) => [dot(scope, a!, b!, undefined, attrs, node)],
+  conv: (scope, inputs, attrs) => [scope.node("Conv", inputs, convAttributes(attrs))],
+  convTranspose: (scope, inputs, attrs) => [
+    scope.node("ConvTranspose", inputs, {
+      ...convAttributes(attrs),
+      output_padding: ints(attrs.outputPadding),
+    }),
+  ],
+  maxPool: (scope, [x], { kernel, strides, pads }, node) => {
+    const attributes = {
+      kernel_shape: ints(kernel),
+      strides: ints(strides),
+      pads: ints(pads),
+    };
+    const [values, indices] = scope.nodeMany("MaxPool", [x!], 2, attributes);
+    return [values!, scope.cast(indices!, node.outputs[1]!.dtype)];
+  },
+  scan: (scope, inputs, attrs, node) => scan(scope, inputs, attrs, node),
+  softmax: (scope, [x], { axis }) => [scope.node("Softmax", [x!], { axis: int(axis) })],
+  logSoftmax: (scope, [x], { axis }) => [scope.node("LogSoftmax", [x!], { axis: int(axis) })],
+  silu: (scope, [x]) => [scope.node("QuickGelu", [x!], { alpha: { float: 1 } }, contributed)],
+  layerNorm: (scope, inputs, { epsilon }) =>
+    scope.nodeMany("LayerNormalization", inputs, 3, { axis: int(-1), epsilon: { float: epsilon } }),
+  rmsNorm: (scope, inputs, { epsilon }) =>
+    scope.nodeMany("SimplifiedLayerNormalization", inputs, 2, {
+      axis: int(-1),
+      epsilon: { float: epsilon },
+    }),
+  avgPool: (scope, [x], { kernel, strides, pads, countIncludePad }) => [
+    scope.node("AveragePool", [x!], {
+      kernel_shape: ints(kernel),
+      strides: ints(strides),
+      pads: ints(pads),
+      count_include_pad: int(countIncludePad),
+    }),
+  ],
+  quantizedLinear: (scope, [x, packed, scales], attrs) => [
+    scope.node(
+      "MatMulNBits",
+      [x!, packed!, scope.node("Reshape", [scales!, scope.int64([-1])])],
+      {
+        K: int(attrs.inFeatures),
+        N: int(attrs.outFeatures),
+        bits: int(attrs.bits),
+        block_size: int(attrs.blockSize),
+      },
+      contributed,
+    ),
+  ],
+};
+
+function constant(scope: Scope, tensor: Tensor): string {
+  return scope.initializer(tensor.dtype, tensor.shape, tensor.data);
+}
+
+function reshape(scope: Scope, x: string, from: Shape, to: Shape): string {
+  if (isStatic(to)) {
+    const attributes = to.includes(0) ? { allowzero: int(1) } : {};
+    return scope.node("Reshape", [x, scope.int64(to)], attributes);
+  }
+  // A symbol that stands at the same place is copied (0); one other size may be worked out (-1).
+  const asked = to.map((dim, i) => (typeof dim === "string" && from[i] === dim ? 0 : dim));
+  const open = asked.filter((dim) => typeof dim === "string");
+  if (open.length > 1) return scope.node("Reshape", [x, scope.shapeTensor(to)]);
+  const target = asked.map((dim) => (typeof dim === "string" ? -1 : dim));
+  return scope.node("Reshape", [x, scope.int64(target)]);
+}
+
+/** alpha · a × b (+ c) for two matrices, or stacks. */
+function dot(
+  scope: Scope,
+  a: string,
+  b: string,
+  c: string | undefined,
+  { transA, transB, alpha }: AttrsOf["dot"],
+  node: Node,
+): string {
+  const { shape, dtype } = node.outputs[0]!;
+  if (shape.length === 2) {
+    const attributes = {
+      transA: int(transA),
+      transB: int(transB),
+      alpha: { float: alpha },
+    };
+    return scope.node("Gemm", c === undefined ? [a, b] : [a, b, c], attributes);
+  }
+  if (scope.target !== "webgpu" && dtype === "float32") {
+    const attributes = { transA: int(transA), transB: int(transB), alpha: { float: alpha } };
+    return scope.node("FusedMatMul", [a, b], attributes, contributed);
+  }
+  const perm = shape.map((_, i) => i);
+  perm.push(perm.length - 2);
+  perm.splice(perm.length - 3, 1);
+  const swap = (name: string): string => scope.node("Transpose", [name], { perm: ints(perm) });
+  const product = scope.node("MatMul", [transA ? swap(a) : a, transB ? swap(b) : b]);
+  return alpha === 1
+    ? product
+    : scope.node("Mul", [product, constant(scope, Tensor.from([alpha], [], dtype))]);
+}
+
+function scan(
+  scope: Scope,
+  inputs: readonly string[],
+  attrs: AttrsOf["scan"],
+  node: Node,
+): readonly string[] {
+  const { body, outputs, nCarry, nXs, length, reverse } = attrs;
+  const nYs = outputs.length - nCarry;
+  if (length === 0) {
+    return node.outputs.map((spec, i) =>
+      i < nCarry ? inputs[i]! : constant(scope, Tensor.zeros(spec.shape as number[], spec.dtype)),
+    );
+  }
+  const used = usedOutputs.get(node) ?? new Set(node.outputs.map((_, i) => i));
+  const ys = outputs.slice(nCarry).filter((_, i) => used.has(nCarry + i));
+  const histories = body.inputs.slice(0, nCarry).filter((_, i) => used.has(nCarry + nYs + i));
+  const wanted = [...outputs.slice(0, nCarry), ...ys, ...histories];
+  const legal = legalize(body, wanted, (inner) => isNative(scope.target, inner));
+  const inner = new Scope(scope.target, scope);
+  const onnxInputs: OnnxValue[] = [];
+  legal.graph.inputs.forEach((input, i) => {
+    if (i < nCarry + nXs) {
+      const name = inner.fresh();
+      inner.names.set(input.key, name);
+      onnxInputs.push({ name, type: input.dtype, shape: input.shape });
+    } else inner.names.set(input.key, inputs[i]!);
+  });
+  emitGraph(inner, legal.graph, legal.outputs);
+  const onnxOutputs = outputValues(inner, legal.outputs);
+  const graph: OnnxGraph = {
+    name: "body",
+    nodes: inner.nodes,
+    initializers: inner.initializers,
+    inputs: onnxInputs,
+    outputs: onnxOutputs,
+  };
+  const direction = (count: number): OnnxAttribute =>
+    ints(new Array<number>(count).fill(reverse ? 1 : 0));
+  const nScanOutputs = ys.length + histories.length;
+  const made = scope.nodeMany("Scan", inputs.slice(0, nCarry + nXs), wanted.length, {
+    body: { graph },
+    num_scan_inputs: int(nXs),
+    ...(nXs > 0 && { scan_input_directions: direction(nXs) }),
+    ...(nScanOutputs > 0 && { scan_output_directions: direction(nScanOutputs) }),
+  });
+  let next = nCarry;
+  return node.outputs.map((_, i) => {
+    if (i < nCarry) return made[i]!;
+    return used.has(i) ? made[next++]! : "";
+  });
+}
+
+/** Outputs of a graph: each must be made by a node of that very graph, and stand once. */
+function outputValues(scope: Scope, outputs: readonly Value[]): OnnxValue[] {
+  const made = new Set(scope.nodes.flatMap((node) => node.outputs));
+  return outputs.map((value) => {
+    const name = scope.name(value);
+    const own = made.delete(name) ? name : scope.node("Identity", [name]);
+    return { name: own, type: value.dtype, shape: value.shape };
+  });
+}
+
+/** Which outputs of multi-output nodes anyone reads; set while a graph is written. */
+const usedOutputs: WeakMap<Node, Set<number>> = new WeakMap();
+
+function emitGraph(scope: Scope, graph: Graph, outputs: readonly Value[]): void {
+  const nodes = reachable(graph, outputs);
+  const uses = new Map<string, number>();
+  for (const value of [...nodes.flatMap((node) => node.inputs), ...outputs]) {
+    uses.set(value.key, (uses.get(value.key) ?? 0) + 1);
+    const used = usedOutputs.get(value.node) ?? new Set<number>();
+    usedOutputs.set(value.node, used.add(value.index));
+  }
+  const single = (value: Value, op: OpName): boolean =>
+    value.node.op === op && uses.get(value.key) === 1;
+  const merged = new Set<Node>();
+  const merges = new Map<Node, () => string>();
+  for (const node of nodes) {
+    if (node.op !== "add") continue;
+    const merge = mergeAdd(scope, node, single);
+    if (!merge) continue;
+    merged.add(merge.into);
+    merges.set(node, merge.emit);
+  }
+  for (const node of nodes) {
+    if (node.op === "input" || merged.has(node)) continue;
+    const merge = merges.get(node);
+    const made = merge ? [merge()] : emitNode(scope, node);
+    made.forEach((name, i) => {
+      scope.names.set(`${node.id}.${i}`, name);
+    });
+  }
+}
+
+/** add(dot, bias) is one Gemm; add(a, scatter into zeros) scatters into a. */
+function mergeAdd(
+  scope: Scope,
+  node: Node,
+  single: (value: Value, op: OpName) => boolean,
+): { into: Node; emit: () => string } | undefined {
+  for (const [at, other] of [
+    [0, 1],
+    [1, 0],
+  ] as const) {
+    const value = node.inputs[at]!;
+    const rest = node.inputs[other]!;
+    if (single(value, "dot") && value.rank === 2 && rest.node !== value.node) {
+      const fits = rest.rank === 1 ? rest.shape[0] === value.shape[1] : false;
+      if (!fits || value.dtype !== "float32") continue;
+      const { inputs, attrs } = value.node as Node<"dot">;
+      return {
+        into: value.node,
+        emit: () => {
+          const [a, b] = inputs.map((input) => scope.name(input));
+          return dot(scope, a!, b!, scope.name(rest), attrs, value.node);
+        },
+      };
+    }
+    if (single(value, "scatterNd") && sameSize(value, rest)) {
+      const [zeros, indices, updates] = value.node.inputs;
+      const { reduction } = (value.node as Node<"scatterNd">).attrs;
+      if (reduction !== "add" || !isZero(zeros!)) continue;
+      return {
+        into: value.node,
+        emit: () => {
+          const index = scope.cast(scope.name(indices!), "int64");
+          return scope.node("ScatterND", [scope.name(rest), index, scope.name(updates!)], {
+            reduction: { string: "add" },
+          });
+        },
+      };
+    }
+  }
+  return undefined;
+}
+
+function sameSize(a: Value, b: Value): boolean {
+  return a.rank === b.rank && a.shape.every((dim, i) => dim === b.shape[i]);
+}
+
+function isZero(value: Value): boolean {
+  const source = value.node.op === "expand" ? value.node.inputs[0]! : value;
+  if (source.node.op !== "constant") return false;
+  const { tensor } = source.node.attrs as AttrsOf["constant"];
+  return tensor.size === 1 && tensor.numbers()[0] === 0;
+}
+
+function emitNode(scope: Scope, node: Node): readonly string[] {
+  const inputs = node.inputs.map((input) => scope.name(input));
+  const emit = table[node.op] as Emit<OpName> | undefined;
+  if (emit) return emit(scope, inputs, node.attrs, node);
+  const plain = simple[node.op];
+  if (plain) return [scope.node(plain, inputs)];
+  const reduction = reductions[node.op];
+  if (reduction) {
+    const { axes, keepDims } = node.attrs as AttrsOf["sum"];
+    return [scope.node(reduction, [inputs[0]!, scope.int64(axes)], { keepdims: int(keepDims) })];
+  }
+  throw new UnsupportedError(
+    `cannot lower op "${node.op}" to ONNX opset ${standard} — run it on the reference backend.`,
+  );
+}
+
+/** Writes a program as a model; `frozen` inputs become initialisers. */
+export function lower(
+  program: Program,
+  target: OrtTarget,
+  frozen: ReadonlyMap<string, Tensor> = new Map(),
+): Lowered {
+  const legal = legalize(program.graph, program.outputs, (node) => isNative(target, node));
+  const scope = new Scope(target);
+  const inputs: OnnxValue[] = [];
+  legal.graph.inputs.forEach((input, i) => {
+    const name = program.inputs[i]!;
+    const weight = frozen.get(name);
+    scope.names.set(
+      input.key,
+      weight ? scope.initializer(weight.dtype, weight.shape, weight.data) : `in:${name}`,
+    );
+    if (weight) return;
+    inputs.push({ name: `in:${name}`, type: input.dtype, shape: input.shape });
+    input.shape.forEach((dim, axis) => {
+      if (typeof dim === "string" && !scope.symbols.has(dim)) {
+        scope.symbols.set(dim, [`in:${name}`, axis]);
+      }
+    });
+  });
+  emitGraph(scope, legal.graph, legal.outputs);
+  const outputs = outputValues(scope, legal.outputs);
+  const graph: OnnxGraph = {
+    name: "program",
+    nodes: scope.nodes,
+    initializers: scope.initializers,
+    inputs,
+    outputs,
+  };
+  return {
+    model: encodeOnnx(graph, { "": standard, [contributed]: 1 }),
+    inputs: inputs.map((input) => input.name),
+    outputs: outputs.map((output) => output.name),
+    nodeCount: scope.nodes.length,
+    hasRegions: legal.graph.nodes.some((node) => node.region !== 0),
+  };
+}

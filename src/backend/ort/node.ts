@@ -1,0 +1,120 @@
+/**
+ * ONNX Runtime in Node, through the same native binding that its package wraps, so that a step can
+ * also run without yielding. The version is pinned; `contract.test.ts` holds what we rely on.
+ */
+import { UnsupportedError } from "../../errors.ts";
+import type { Dtype } from "../../tensor/dtype.ts";
+import type { OrtTarget } from "./lower.ts";
+import {
+  OrtBackend,
+  type OrtBinding,
+  type OrtOptions,
+  type OrtSession,
+  type OrtTensor,
+  type SessionOptions,
+} from "./ort.ts";
+
+interface NativeSession {
+  loadModel(buffer: ArrayBuffer, offset: number, bytes: number, options: object): void;
+  run(
+    feeds: Record<string, OrtTensor>,
+    fetches: Record<string, OrtTensor | null>,
+    options: object,
+  ): Record<string, OrtTensor>;
+  endProfiling(): void;
+  dispose(): void;
+}
+
+interface Native {
+  readonly InferenceSession: new () => NativeSession;
+}
+
+interface Common {
+  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => OrtTensor;
+}
+
+export interface NodeOrtOptions extends OrtOptions {
+  readonly provider?: "cpu" | "webgpu";
+  /** Let idle threads spin instead of sleep; faster on a quiet machine, harmful on a shared one. */
+  readonly spin?: boolean;
+}
+
+const version = "1.30.0";
+
+async function loadNative(): Promise<{ native: Native; common: Common }> {
+  try {
+    const { createRequire } = await import("node:module");
+    const require = createRequire(import.meta.url);
+    const common = require("onnxruntime-common") as Common;
+    const { binding, initOrt } = require("onnxruntime-node/dist/binding.js") as {
+      binding: Native;
+      initOrt: () => void;
+    };
+    initOrt();
+    return { native: binding, common };
+  } catch (cause) {
+    throw new UnsupportedError(
+      `engine: onnxruntime-node has no binary for ${process.platform}/${process.arch}, or is not installed — run "npm install onnxruntime-node@${version} --ignore-scripts", or use the WebAssembly engine.`,
+      {},
+      { cause },
+    );
+  }
+}
+
+/** The CPU (or WebGPU) engine of Node. */
+export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend> {
+  const { native, common } = await loadNative();
+  const provider = options.provider ?? "cpu";
+  const target: OrtTarget = provider;
+  const { availableParallelism } = await import("node:os");
+  const maxThreads = availableParallelism();
+  const session = async (
+    model: Uint8Array<ArrayBuffer>,
+    { threads, keepDuplicates, profile }: SessionOptions,
+  ): Promise<OrtSession> => {
+    const loaded = new native.InferenceSession();
+    const sessionOptions = {
+      executionProviders: [provider],
+      intraOpNumThreads: threads,
+      interOpNumThreads: 1,
+      graphOptimizationLevel: "all",
+      logSeverityLevel: 3,
+      extra: {
+        session: { intra_op: { allow_spinning: options.spin ? "1" : "0" } },
+        ...(keepDuplicates && {
+          optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" },
+        }),
+      },
+      ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
+    };
+    loaded.loadModel(model.buffer, model.byteOffset, model.byteLength, sessionOptions);
+    const runSync: OrtSession["runSync"] & {} = (feeds, fetches) => loaded.run(feeds, fetches, {});
+    return {
+      runSync,
+      run: (feeds, fetches) =>
+        new Promise((resolve, reject) => {
+          setImmediate(() => {
+            try {
+              resolve(runSync(feeds, fetches));
+            } catch (error) {
+              reject(error as Error);
+            }
+          });
+        }),
+      release: async () => {
+        if (profile !== undefined) loaded.endProfiling();
+        loaded.dispose();
+      },
+    };
+  };
+  const binding: OrtBinding = {
+    name: `onnxruntime-node ${provider}`,
+    version,
+    target,
+    maxThreads,
+    writesInPlace: true,
+    tensor: (dtype: Dtype, data, dims) => new common.Tensor(dtype, data, dims),
+    session,
+  };
+  return new OrtBackend(binding, options);
+}

@@ -1,0 +1,157 @@
+/** Scaled dot-product attention: causal, sliding, masked, biased, with grouped heads and a past. */
+import { ShapeError } from "../errors.ts";
+import { add, and, div, exp, less, lessOrEqual, maximum, sub, where } from "../ir/elementwise.ts";
+import { softmax } from "../ir/fused.ts";
+import type { Value } from "../ir/graph.ts";
+import { reshape } from "../ir/layout.ts";
+import { dot } from "../ir/linear.ts";
+import { max, sum } from "../ir/reduce.ts";
+import { type Shape, sameShape, showShape } from "../tensor/shape.ts";
+import { Tensor } from "../tensor/tensor.ts";
+
+/** Masked scores; finite, so that a row with nothing to see gives numbers and not NaN. */
+export const masked = -3e4;
+
+export interface AttentionOptions {
+  /** Position t sees positions up to t (counted from the end when there are more keys). */
+  readonly causal?: boolean;
+  /** With `causal`: only the last `window` positions, itself included. */
+  readonly window?: number;
+  /** Which pairs may attend: bool, broadcastable to (B, H, T, S). */
+  readonly mask?: Value;
+  /** Added to the scores (ALiBi, relative positions): broadcastable to (B, H, T, S). */
+  readonly bias?: Value | Tensor;
+  /** Default 1 / √headDim. */
+  readonly scale?: number;
+  /** Earlier keys and values, (B, Hkv, P, D) each; `mask` (B, 1, 1, P) says which are there. */
+  readonly past?: { readonly keys: Value; readonly values: Value; readonly mask: Value };
+}
+
+/** 0 where a pair may attend, else `masked`: (T, S). */
+export function causalBias(queries: number, keys: number, window: number = Infinity): Tensor {
+  const offset = keys - queries;
+  const bias = Float32Array.from({ length: queries * keys }, (_, i) => {
+    const distance = Math.floor(i / keys) + offset - (i % keys);
+    return distance >= 0 && distance < window ? 0 : masked;
+  });
+  return new Tensor("float32", [queries, keys], bias);
+}
+
+/** Slopes of Press et al. 2022 (arXiv:2108.12409) for a number of heads, a power of two or not. */
+export function alibiSlopes(nHeads: number): number[] {
+  const powers = (n: number): number[] =>
+    Array.from({ length: n }, (_, i) => 2 ** ((-8 / n) * (i + 1)));
+  const whole = 2 ** Math.floor(Math.log2(nHeads));
+  const extra = powers(2 * whole).filter((_, i) => i % 2 === 0);
+  return [...powers(whole), ...extra.slice(0, nHeads - whole)];
+}
+
+/** -slope · distance for each head, (1, H, T, S). */
+export function alibiBias(nHeads: number, queries: number, keys: number): Tensor {
+  const slopes = alibiSlopes(nHeads);
+  const offset = keys - queries;
+  const plane = queries * keys;
+  const bias = Float32Array.from({ length: nHeads * plane }, (_, i) => {
+    const row = Math.floor((i % plane) / keys);
+    return -slopes[Math.floor(i / plane)]! * Math.abs(row + offset - (i % keys));
+  });
+  return new Tensor("float32", [1, nHeads, queries, keys], bias);
+}
+
+const biases = new Map<string, Tensor>();
+
+/** One tensor per shape, so that equal masks are one constant. */
+function sharedCausalBias(queries: number, keys: number, window: number): Tensor {
+  const key = `${queries},${keys},${window}`;
+  const known = biases.get(key);
+  if (known) return known;
+  const bias = causalBias(queries, keys, window);
+  if (biases.size >= 64) biases.delete(biases.keys().next().value!);
+  biases.set(key, bias);
+  return bias;
+}
+
+/** (B, H, T, D) × (B, Hkv, S, D) → (B, H, T, S); heads of one group share their keys. */
+function grouped(a: Value, b: Value, transB: boolean, alpha: number): Value {
+  const [batch, heads, rows, inner] = a.shape;
+  const groups = b.shape[1]!;
+  if (heads === groups) return dot(a, b, { transB, alpha });
+  if (typeof heads !== "number" || typeof groups !== "number" || heads % groups !== 0) {
+    throw new ShapeError(`attention: ${heads} heads do not divide into ${groups} groups of keys.`);
+  }
+  const perGroup = heads / groups;
+  const flat = reshape(a, [
+    batch!,
+    groups,
+    typeof rows === "number" ? perGroup * rows : -1,
+    inner!,
+  ]);
+  const product = dot(flat, b, { transB, alpha });
+  return reshape(product, [batch!, heads, rows!, product.shape[3]!]);
+}
+
+/**
+ * softmax(q kᵀ · scale + bias) v.
+ * @param q (B, H, T, D)
+ * @param k (B, Hkv, S, D), Hkv divides H
+ * @param v (B, Hkv, S, Dv)
+ * @returns (B, H, T, Dv)
+ * @throws ShapeError when heads or sizes do not fit.
+ */
+export function attention(q: Value, k: Value, v: Value, options: AttentionOptions = {}): Value {
+  if (
+    q.rank !== 4 ||
+    k.rank !== 4 ||
+    v.rank !== 4 ||
+    !sameShape(k.shape.slice(0, 3), v.shape.slice(0, 3))
+  ) {
+    throw new ShapeError(
+      `attention: needs q (B, H, T, D), k and v (B, Hkv, S, D), got ${[q, k, v].map((x) => showShape(x.shape)).join(", ")}.`,
+    );
+  }
+  const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] as number);
+  let scores = grouped(q, k, true, scale);
+  if (options.causal) {
+    const [queries, keys] = [q.shape[2], k.shape[2]] as number[];
+    if (queries !== 1 || options.window !== undefined) {
+      scores = add(scores, sharedCausalBias(queries!, keys!, options.window ?? Infinity));
+    }
+  }
+  if (options.bias) scores = add(scores, options.bias);
+  if (options.mask) scores = where(options.mask, scores, masked);
+  if (!options.past) return grouped(softmax(scores, -1), v, false, 1);
+  return withPast(q, scores, v, scale, options.past);
+}
+
+/** One softmax over two parts, past and new, without joining them. */
+function withPast(
+  q: Value,
+  scores: Value,
+  v: Value,
+  scale: number,
+  past: NonNullable<AttentionOptions["past"]>,
+): Value {
+  const pastScores = add(grouped(q, past.keys, true, scale), pastBias(past.mask));
+  const keep = { keepDims: true };
+  const top = maximum(max(scores, -1, keep), max(pastScores, -1, keep));
+  const [now, before] = [exp(sub(scores, top)), exp(sub(pastScores, top))];
+  const total = add(sum(now, -1, keep), sum(before, -1, keep));
+  return div(add(grouped(now, v, false, 1), grouped(before, past.values, false, 1)), total);
+}
+
+function pastBias(mask: Value): Value {
+  return mask.dtype === "bool" ? where(mask, 0, masked) : mask;
+}
+
+/** Key positions that a query position may see, (B, 1, T, S) bool, from position ids of both. */
+export function positionMask(queries: Value, keys: Value, window?: number): Value {
+  const [q, k] = [unsqueezePositions(queries, 3), unsqueezePositions(keys, 2)];
+  const causal = lessOrEqual(k, q);
+  return window === undefined ? causal : and(causal, less(sub(q, k), window));
+}
+
+/** (B, T) → (B, 1, T, 1) or (B, 1, 1, T). */
+function unsqueezePositions(positions: Value, axis: 2 | 3): Value {
+  const [batch, length] = positions.shape as Shape & [number, number];
+  return reshape(positions, axis === 3 ? [batch, 1, length, 1] : [batch, 1, 1, length]);
+}
