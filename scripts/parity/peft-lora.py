@@ -5,8 +5,9 @@ import shutil
 from importlib import import_module
 
 import torch
+from record import ADAMW, PARITY, next_token_loss, normal, token_ids, train, write  # first: it moves this folder back in sys.path
+
 from peft import LoraConfig, PeftModel, get_peft_model
-from record import ADAMW, PARITY, next_token_loss, normal, token_ids, train, write
 
 SEED = 3
 SPEC = {**ADAMW, "lr": 1e-2}

@@ -20,6 +20,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 sys.dont_write_bytecode = True
+HERE = str(Path(__file__).resolve().parent)
+if sys.path[0] == HERE:  # behind the installed packages: safetensors.py here has a library's name
+    sys.path.append(sys.path.pop(0))
 if os.environ.get("PYTHONHASHSEED") != "0":  # peft writes target_modules in set order
     os.environ["PYTHONHASHSEED"] = "0"
     os.execv(sys.executable, [sys.executable, *sys.argv])

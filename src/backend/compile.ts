@@ -35,7 +35,10 @@ export interface Traced {
   readonly result: ValueTree;
 }
 
-/** Runs `fn` once on values of the given specs; inputs are named by their path: `0.weight`. */
+/**
+ * Runs `fn` once on values of the given specs; inputs are named by their path: `0.weight`. Inputs
+ * that the function adds to its graph itself (noise) follow.
+ */
 export function trace(fn: (...args: never[]) => ValueTree, specs: readonly SpecTree[]): Traced {
   const graph = new Graph();
   const flat = flatten<Spec | Tensor>(specs);
@@ -46,7 +49,7 @@ export function trace(fn: (...args: never[]) => ValueTree, specs: readonly SpecT
   return {
     program: {
       graph,
-      inputs: flat.paths,
+      inputs: graph.inputs.map((input) => (input.node.attrs as { name: string }).name),
       outputs: outputs.leaves.map((value) => graph.lift(value)),
       outputNames: outputs.paths.map((path) => path || "result"),
     },

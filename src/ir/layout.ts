@@ -46,7 +46,10 @@ function divideDim(total: Dim, rest: Dim): Dim | undefined {
     over.symbols.splice(at, 1);
   }
   const factor = over.factor / under.factor;
-  return Number.isInteger(factor) ? mulDims(factor, ...over.symbols) : undefined;
+  if (!Number.isInteger(factor)) return undefined;
+  // Products keep sums in brackets; a sum alone has none.
+  const symbols = over.symbols.map((symbol) => symbol.replace(/^\((.*)\)$/, "$1"));
+  return factor === 1 && symbols.length === 1 ? symbols[0]! : mulDims(factor, ...symbols);
 }
 
 /** Axes in a new order; without one, reversed. */

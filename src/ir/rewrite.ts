@@ -76,7 +76,8 @@ export function inlineCall(node: Node, inputs: readonly Value[], to: Graph, rule
 
 /**
  * The same outputs in a new graph in which calls are opened, fused operators that the target lacks
- * are expanded, and nothing unused remains. Inputs keep their order and names.
+ * are expanded, and nothing unused remains but what an expansion gives beside the outputs in use
+ * (`reachable` leaves it out). Inputs keep their order and names.
  */
 export function legalize(
   graph: Graph,

@@ -6,6 +6,7 @@ import type { Value } from "../ir/graph.ts";
 import { reshape } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { max, sum } from "../ir/reduce.ts";
+import type { Dtype } from "../tensor/dtype.ts";
 import { type Shape, sameShape, showShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
@@ -28,13 +29,18 @@ export interface AttentionOptions {
 }
 
 /** 0 where a pair may attend, else `masked`: (T, S). */
-export function causalBias(queries: number, keys: number, window: number = Infinity): Tensor {
+export function causalBias(
+  queries: number,
+  keys: number,
+  window: number = Infinity,
+  dtype: Dtype = "float32",
+): Tensor {
   const offset = keys - queries;
   const bias = Float32Array.from({ length: queries * keys }, (_, i) => {
     const distance = Math.floor(i / keys) + offset - (i % keys);
     return distance >= 0 && distance < window ? 0 : masked;
   });
-  return new Tensor("float32", [queries, keys], bias);
+  return Tensor.from(bias, [queries, keys], dtype);
 }
 
 /** Slopes of Press et al. 2022 (arXiv:2108.12409) for a number of heads, a power of two or not. */
@@ -61,11 +67,11 @@ export function alibiBias(nHeads: number, queries: number, keys: number): Tensor
 const biases = new Map<string, Tensor>();
 
 /** One tensor per shape, so that equal masks are one constant. */
-function sharedCausalBias(queries: number, keys: number, window: number): Tensor {
-  const key = `${queries},${keys},${window}`;
+function sharedCausalBias(queries: number, keys: number, window: number, dtype: Dtype): Tensor {
+  const key = `${queries},${keys},${window},${dtype}`;
   const known = biases.get(key);
   if (known) return known;
-  const bias = causalBias(queries, keys, window);
+  const bias = causalBias(queries, keys, window, dtype);
   if (biases.size >= 64) biases.delete(biases.keys().next().value!);
   biases.set(key, bias);
   return bias;
@@ -114,7 +120,7 @@ export function attention(q: Value, k: Value, v: Value, options: AttentionOption
   if (options.causal) {
     const [queries, keys] = [q.shape[2], k.shape[2]] as number[];
     if (queries !== 1 || options.window !== undefined) {
-      scores = add(scores, sharedCausalBias(queries!, keys!, options.window ?? Infinity));
+      scores = add(scores, sharedCausalBias(queries!, keys!, options.window ?? Infinity, q.dtype));
     }
   }
   if (options.bias) scores = add(scores, options.bias);

@@ -2,7 +2,7 @@ import { OptionError, StateError } from "../errors.ts";
 import { cast, greaterOrEqual, mul } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { toStatic } from "../tensor/shape.ts";
-import type { Context, Module } from "./module.ts";
+import { type Context, Module } from "./module.ts";
 
 /**
  * Zeroes a share of the elements in training and scales the rest by 1 / (1 - rate) (Srivastava et
@@ -19,4 +19,20 @@ export function dropout(context: Context, x: Value, rate: number, site: Module):
   }
   const kept = greaterOrEqual(noise(path, toStatic(x.shape, "dropout")), rate);
   return mul(x, mul(cast(kept, x.dtype), 1 / (1 - rate)));
+}
+
+/** `dropout` as a layer; its site is its own path. */
+export class Dropout extends Module {
+  readonly rate: number;
+
+  /** @throws OptionError when the rate is not in [0, 1). */
+  constructor(rate: number) {
+    super();
+    if (!(rate >= 0 && rate < 1)) throw new OptionError(`dropout must be in [0, 1), got ${rate}.`);
+    this.rate = rate;
+  }
+
+  forward(context: Context, x: Value): Value {
+    return dropout(context, x, this.rate, this);
+  }
 }

@@ -19,7 +19,11 @@ import {
 } from "../ir/elementwise.ts";
 import { crossEntropyRows, logSoftmax } from "../ir/fused.ts";
 import type { Operand, Value } from "../ir/graph.ts";
+import { iota } from "../ir/indexing.ts";
+import { transpose } from "../ir/layout.ts";
+import { dot } from "../ir/linear.ts";
 import { mean, norm, sum } from "../ir/reduce.ts";
+import { toStatic } from "../tensor/shape.ts";
 
 export type Reduction = "mean" | "sum" | "none";
 
@@ -83,14 +87,43 @@ export function huberLoss(
   return reduce(where(less(distance, delta), inside, outside), reduction);
 }
 
-/** Binary cross-entropy of logits, without overflow: max(x, 0) - x t + log(1 + e^-|x|). */
+/** Huber's loss over `beta`: quadratic within beta of the target, of slope 1 beyond (Girshick 2015). */
+export function smoothL1Loss(
+  x: Operand,
+  target: Operand,
+  beta = 1,
+  reduction: Reduction = "mean",
+): Value {
+  return mul(huberLoss(x, target, beta, reduction), 1 / beta);
+}
+
+/**
+ * Binary cross-entropy of logits, without overflow: max(x, 0) - x t + log(1 + e^-|x|).
+ * @param positiveWeight factor on the loss of positive targets, broadcast to the logits
+ */
 export function bceWithLogits(
   logits: Operand,
   target: Operand,
   reduction: Reduction = "mean",
+  positiveWeight?: Operand,
 ): Value {
-  const stable = add(sub(maximum(logits, 0), mul(logits, target)), softplus(neg(abs(logits))));
-  return reduce(stable, reduction);
+  if (positiveWeight === undefined) {
+    const stable = add(sub(maximum(logits, 0), mul(logits, target)), softplus(neg(abs(logits))));
+    return reduce(stable, reduction);
+  }
+  // (1 - t) x + (1 + (w - 1) t) log(1 + e^-x)
+  const tail = add(softplus(neg(abs(logits))), maximum(neg(logits), 0));
+  const factor = add(mul(sub(positiveWeight, 1), target), 1);
+  return reduce(add(mul(sub(1, target), logits), mul(factor, tail)), reduction);
+}
+
+/** Cross-entropy of logits (N, V) and a distribution for each row (N, V). */
+export function softCrossEntropy(
+  logits: Value,
+  target: Operand,
+  reduction: Reduction = "mean",
+): Value {
+  return reduce(neg(sum(mul(logSoftmax(logits, -1), target), -1)), reduction);
 }
 
 /** Σ p (log p - log q) along the last axis, from log-probabilities; "mean" is over the rows. */
@@ -102,4 +135,34 @@ export function klDivergence(logP: Value, logQ: Value, reduction: Reduction = "m
 export function cosineSimilarity(a: Value, b: Value, epsilon = 1e-8): Value {
   const sizes = mul(maximum(norm(a, -1), epsilon), maximum(norm(b, -1), epsilon));
   return div(sum(mul(a, b), -1), sizes);
+}
+
+/**
+ * 1 - cos(a, b) for pairs that belong together (label 1), max(0, cos(a, b) - margin) for others (-1).
+ * @param labels (N,) of the vectors' type
+ */
+export function cosineEmbeddingLoss(
+  a: Value,
+  b: Value,
+  labels: Value,
+  margin = 0,
+  reduction: Reduction = "mean",
+): Value {
+  const cosine = cosineSimilarity(a, b);
+  const rows = where(less(0, labels), sub(1, cosine), maximum(sub(cosine, margin), 0));
+  return reduce(rows, reduction);
+}
+
+/**
+ * Contrastive loss over a batch in which row i of one side belongs to row i of the other
+ * (InfoNCE, van den Oord et al. 2018; both directions as in CLIP, Radford et al. 2021).
+ * @param a (N, D), of unit length
+ * @param b (N, D), of unit length
+ * @param scale 1 / temperature
+ */
+export function contrastiveLoss(a: Value, b: Value, scale: Operand): Value {
+  const logits = mul(dot(a, b, { transB: true }), scale);
+  const targets = iota(toStatic(a.shape, "contrastiveLoss")[0]!);
+  const back = transpose(logits);
+  return mul(add(crossEntropy(logits, targets), crossEntropy(back, targets)), 0.5);
 }

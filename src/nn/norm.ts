@@ -1,6 +1,11 @@
-/** Normalisation over features. */
+/** Normalisation: over features, over groups of channels, over the batch. */
+import { OptionError, ShapeError } from "../errors.ts";
+import { add, mul, rsqrt, square, stopGradient, sub } from "../ir/elementwise.ts";
 import { layerNorm, rmsNorm } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
+import { expand, reshape } from "../ir/layout.ts";
+import { mean } from "../ir/reduce.ts";
+import { showShape, sizeOf, toStatic } from "../tensor/shape.ts";
 import { ones, zeros } from "./init.ts";
 import { type Context, Module, type Slot } from "./module.ts";
 
@@ -35,5 +40,169 @@ export class RmsNorm extends Module {
 
   forward(context: Context, x: Value): Value {
     return rmsNorm(x, context.get(this.weight), this.epsilon);
+  }
+}
+
+/** One number per channel beside (N, C, spatial…). */
+function perChannel(numbers: Value, rank: number): Value {
+  return reshape(numbers, [1, -1, ...new Array<number>(rank - 2).fill(1)]);
+}
+
+function needChannels(where: string, x: Value, channels: number): void {
+  if (x.rank < 2 || x.shape[1] !== channels) {
+    throw new ShapeError(`${where}: needs (N, ${channels}, spatial…), got ${showShape(x.shape)}.`);
+  }
+}
+
+export interface GroupNormOptions {
+  /** Default 1e-5. */
+  readonly epsilon?: number;
+  /** Scale and shift per channel; default true. */
+  readonly affine?: boolean;
+}
+
+/**
+ * Wu and He 2018: each group of channels of an example is normalised over its positions; with as many
+ * groups as channels it is instance norm. (N, C, spatial…) → the same.
+ * Parameters: weight (C,), bias (C,).
+ * @throws OptionError when the groups do not divide the channels.
+ */
+export class GroupNorm extends Module {
+  readonly groups: number;
+  readonly channels: number;
+  readonly epsilon: number;
+  readonly weight: Slot | undefined;
+  readonly bias: Slot | undefined;
+
+  constructor(groups: number, channels: number, options: GroupNormOptions = {}) {
+    super();
+    if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) {
+      throw new OptionError(`groupNorm: groups must divide ${channels} channels, got ${groups}.`);
+    }
+    this.groups = groups;
+    this.channels = channels;
+    this.epsilon = options.epsilon ?? 1e-5;
+    const affine = options.affine ?? true;
+    this.weight = affine ? this.parameter("weight", [channels], ones) : undefined;
+    this.bias = affine ? this.parameter("bias", [channels], zeros) : undefined;
+  }
+
+  forward(context: Context, x: Value): Value {
+    needChannels("groupNorm", x, this.channels);
+    const [n, ...rest] = toStatic(x.shape, "groupNorm");
+    const size = sizeOf(rest) / this.groups;
+    const fill = (value: number): Value => expand(x.graph.lift(value, x.dtype), [size]);
+    const rows = reshape(x, [n! * this.groups, size]);
+    const y = reshape(layerNorm(rows, fill(1), fill(0), this.epsilon), x.shape);
+    if (!this.weight || !this.bias) return y;
+    const scaled = mul(y, perChannel(context.get(this.weight), x.rank));
+    return add(scaled, perChannel(context.get(this.bias), x.rank));
+  }
+}
+
+export interface BatchNormOptions {
+  /** Default 1e-5. */
+  readonly epsilon?: number;
+  /** Share of the new batch in the running statistics, in (0, 1]; default 0.1. */
+  readonly momentum?: number;
+  /** Scale and shift per channel; default true. */
+  readonly affine?: boolean;
+}
+
+/** Ioffe and Szegedy 2015; subclasses say which ranks they take. */
+abstract class BatchNorm extends Module {
+  readonly channels: number;
+  readonly epsilon: number;
+  readonly momentum: number;
+  readonly weight: Slot | undefined;
+  readonly bias: Slot | undefined;
+  readonly runningMean: Slot;
+  readonly runningVar: Slot;
+  readonly batches: Slot;
+  readonly #ranks: readonly number[];
+
+  constructor(channels: number, ranks: readonly number[], options: BatchNormOptions) {
+    super();
+    this.#ranks = ranks;
+    this.channels = channels;
+    this.epsilon = options.epsilon ?? 1e-5;
+    this.momentum = options.momentum ?? 0.1;
+    if (!(this.momentum > 0 && this.momentum <= 1)) {
+      throw new OptionError(`batchNorm: momentum must be in (0, 1], got ${this.momentum}.`);
+    }
+    const affine = options.affine ?? true;
+    this.weight = affine ? this.parameter("weight", [channels], ones) : undefined;
+    this.bias = affine ? this.parameter("bias", [channels], zeros) : undefined;
+    this.runningMean = this.state("running_mean", [channels], zeros);
+    this.runningVar = this.state("running_var", [channels], ones);
+    this.batches = this.state("num_batches_tracked", [], zeros, "int32");
+  }
+
+  /**
+   * In training the batch's statistics are used, and mixed into the running ones; else the running
+   * ones are used.
+   * @throws ShapeError for another number of channels or axes, or one number per channel in training.
+   */
+  forward(context: Context, x: Value): Value {
+    needChannels("batchNorm", x, this.channels);
+    if (!this.#ranks.includes(x.rank)) {
+      throw new ShapeError(
+        `batchNorm: needs ${this.#ranks.join(" or ")} dimensions, got ${showShape(x.shape)}.`,
+      );
+    }
+    if (!context.training) {
+      const center = context.get(this.runningMean);
+      const inverse = rsqrt(add(context.get(this.runningVar), this.epsilon));
+      const scale = this.weight ? mul(inverse, context.get(this.weight)) : inverse;
+      const moved = mul(sub(x, perChannel(center, x.rank)), perChannel(scale, x.rank));
+      return this.bias ? add(moved, perChannel(context.get(this.bias), x.rank)) : moved;
+    }
+    const axes = x.shape.flatMap((_, i) => (i === 1 ? [] : [i]));
+    const count = sizeOf(toStatic(x.shape, "batchNorm")) / this.channels;
+    if (count < 2) {
+      throw new ShapeError(
+        `batchNorm: training needs more than one number per channel, got ${showShape(x.shape)} — use a larger batch.`,
+      );
+    }
+    const center = mean(x, axes, { keepDims: true });
+    const moved = sub(x, center);
+    const spread = mean(square(moved), axes, { keepDims: true });
+    this.#update(context, center, mul(spread, count / (count - 1)));
+    let y = mul(moved, rsqrt(add(spread, this.epsilon)));
+    if (this.weight) y = mul(y, perChannel(context.get(this.weight), x.rank));
+    return this.bias ? add(y, perChannel(context.get(this.bias), x.rank)) : y;
+  }
+
+  /** The running variance takes the unbiased one, as in PyTorch. */
+  #update(context: Context, center: Value, unbiased: Value): void {
+    for (const [slot, batch] of [
+      [this.runningMean, center],
+      [this.runningVar, unbiased],
+    ] as const) {
+      const fresh = stopGradient(reshape(batch, [this.channels]));
+      const kept = mul(context.get(slot), 1 - this.momentum);
+      context.set(slot, add(kept, mul(fresh, this.momentum)));
+    }
+    context.set(this.batches, add(context.get(this.batches), 1));
+  }
+}
+
+/**
+ * Batch normalisation of (N, C) or (N, C, L).
+ * Parameters: weight (C,), bias (C,). State: running_mean (C,), running_var (C,),
+ * num_batches_tracked () int32.
+ */
+export class BatchNorm1d extends BatchNorm {
+  constructor(channels: number, options: BatchNormOptions = {}) {
+    super(channels, [2, 3], options);
+  }
+}
+
+/**
+ * Batch normalisation of (N, C, H, W). Parameters and state as `BatchNorm1d`.
+ */
+export class BatchNorm2d extends BatchNorm {
+  constructor(channels: number, options: BatchNormOptions = {}) {
+    super(channels, [4], options);
   }
 }

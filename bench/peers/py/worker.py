@@ -191,7 +191,7 @@ class Cnn(nn.Module):
 def cnn_sgd(tensors):
     x, y = tensors.pop("x"), tensors.pop("y").long()
     model = Cnn(tensors)
-    layout, kind = choice("layout", "contiguous"), choice("sgd", "fused")
+    layout, kind = choice("layout", "channels_last"), choice("sgd", "fused")
     if layout == "channels_last":
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=kind == "fused", foreach=kind == "foreach")

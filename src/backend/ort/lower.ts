@@ -26,6 +26,8 @@ export interface Lowered {
   /** Names of the model's inputs, in the program's order less the frozen ones. */
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
+  /** An output to ask for first, in a quiet model. */
+  readonly quiet: string | undefined;
   readonly nodeCount: number;
   /** Recomputed nodes must not be merged back. */
   readonly hasRegions: boolean;
@@ -589,11 +591,20 @@ function emitNode(scope: Scope, node: Node): readonly string[] {
   );
 }
 
+export interface LowerOptions {
+  /**
+   * Start the outputs with one in bfloat16. Node's binding copies all outputs after they were written
+   * to the tensors it was given, unless the first has a type that it does not know.
+   */
+  readonly isQuiet?: boolean;
+}
+
 /** Writes a program as a model; `frozen` inputs become initialisers. */
 export function lower(
   program: Program,
   target: OrtTarget,
   frozen: ReadonlyMap<string, Tensor> = new Map(),
+  { isQuiet = false }: LowerOptions = {},
 ): Lowered {
   const legal = legalize(program.graph, program.outputs, (node) => isNative(target, node));
   const scope = new Scope(target);
@@ -615,17 +626,19 @@ export function lower(
   });
   emitGraph(scope, legal.graph, legal.outputs);
   const outputs = outputValues(scope, legal.outputs);
+  const quiet = isQuiet ? scope.initializer("bfloat16", [], new Uint16Array(1)) : undefined;
   const graph: OnnxGraph = {
     name: "program",
     nodes: scope.nodes,
     initializers: scope.initializers,
     inputs,
-    outputs,
+    outputs: quiet ? [{ name: quiet, type: "bfloat16", shape: [] }, ...outputs] : outputs,
   };
   return {
     model: encodeOnnx(graph, { "": standard, [contributed]: 1 }),
     inputs: inputs.map((input) => input.name),
     outputs: outputs.map((output) => output.name),
+    quiet,
     nodeCount: scope.nodes.length,
     hasRegions: legal.graph.nodes.some((node) => node.region !== 0),
   };

@@ -1,8 +1,8 @@
 /** Runs programs on ONNX Runtime: Node's CPU and WebGPU providers, or WebAssembly anywhere. */
-import { StateError } from "../../errors.ts";
+import { ShapeError, StateError } from "../../errors.ts";
 import type { Spec } from "../../ir/graph.ts";
-import { type ArrayOf, allocate, type Dtype, viewOn } from "../../tensor/dtype.ts";
-import { sizeOf } from "../../tensor/shape.ts";
+import { type ArrayOf, byteSize, type Dtype, viewOn } from "../../tensor/dtype.ts";
+import { sameShape, showShape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import {
   type Backend,
@@ -38,6 +38,8 @@ export interface SessionOptions {
   readonly threads: number;
   /** Keep equal nodes apart (checkpoint regions). */
   readonly keepDuplicates: boolean;
+  /** The model's first output is the one that stops results from being copied. */
+  readonly isQuiet?: boolean;
   readonly profile?: string;
 }
 
@@ -49,6 +51,8 @@ export interface OrtBinding {
   readonly maxThreads: number;
   /** Whether outputs are written to the tensors given as fetches. */
   readonly writesInPlace: boolean;
+  /** Whether a quiet model (see `lower.ts`) saves the copy of its results. */
+  readonly canBeQuiet: boolean;
   tensor(dtype: Dtype, data: unknown, dims: readonly number[]): OrtTensor;
   session(model: Uint8Array<ArrayBuffer>, options: SessionOptions): Promise<OrtSession>;
 }
@@ -60,6 +64,16 @@ export interface OrtOptions {
 
 /** Below this many multiply-adds a second thread costs more than it brings. */
 const smallWork = 2e6;
+
+/** Copying fewer bytes than this costs less than the exception that saves it. */
+const quietBytes = 2 ** 18;
+
+function outputBytes(program: Program): number {
+  return program.outputs.reduce((total, { shape, dtype }) => {
+    const size = shape.reduce<number>((n, dim) => n * (typeof dim === "number" ? dim : 1), 1);
+    return total + size * byteSize(dtype);
+  }, 0);
+}
 
 export class OrtBackend implements Backend {
   readonly name: string;
@@ -76,12 +90,14 @@ export class OrtBackend implements Backend {
     program: Program,
     options: LoadOptions & { profile?: string } = {},
   ): Promise<OrtExecutable> {
-    const lowered = lower(program, this.binding.target, options.frozen);
+    const isQuiet = this.binding.canBeQuiet && outputBytes(program) >= quietBytes;
+    const lowered = lower(program, this.binding.target, options.frozen, { isQuiet });
     const wanted = options.threads ?? this.#threads;
     const threads = wanted ?? (workOf(program) < smallWork ? 1 : this.binding.maxThreads);
     const session = await this.binding.session(lowered.model, {
       threads,
       keepDuplicates: lowered.hasRegions,
+      isQuiet,
       ...(options.profile !== undefined && { profile: options.profile }),
     });
     return new OrtExecutable(this.binding, session, program, lowered, options.frozen);
@@ -172,38 +188,26 @@ class OrtExecutable implements Executable {
     if (this.#running) throw new StateError("run: still running — await the last run first.");
     const bindings = bindInputs("run", this.inputs, inputs);
     const feeds: Record<string, OrtTensor> = {};
-    const buffers = new Map<ArrayBufferLike, readonly (readonly [number, number])[]>();
     inputs.forEach((tensor, i) => {
       feeds[this.lowered.inputs[i]!] = this.#wrap(tensor);
-      const { buffer, byteOffset, byteLength } = tensor.data;
-      const spans = buffers.get(buffer) ?? [];
-      if (into.length > 0) buffers.set(buffer, [...spans, [byteOffset, byteOffset + byteLength]]);
     });
+    if (into.some((tensor) => tensor)) checkApart(this.inputs, inputs, this.outputs, into);
+    const { writesInPlace } = this.#binding;
     const fetches: Record<string, OrtTensor | null> = {};
+    if (this.lowered.quiet !== undefined) fetches[this.lowered.quiet] = null;
     const results = this.outputs.map((output, i) => {
-      const name = this.lowered.outputs[i]!;
+      const { name, dtype } = output;
       const shape = output.shape.map((dim) => bindDim(dim, bindings));
       const given = into[i];
-      if (given) {
-        bindInputs("run: output", [{ ...output, shape }], [given]);
-        const { buffer, byteOffset, byteLength } = given.data;
-        const overlaps = buffers
-          .get(buffer)
-          ?.some(([from, to]) => byteOffset < to && from < byteOffset + byteLength);
-        if (overlaps && byteLength > 0) {
-          throw new StateError(
-            `run: output "${output.name}" shares memory with an input — give it memory of its own.`,
-          );
-        }
+      if (given && (given.dtype !== dtype || !sameShape(given.shape, shape))) {
+        throw new ShapeError(
+          `run: output "${name}" is ${dtype} ${showShape(shape)}, the tensor to write to ${given.dtype} ${showShape(given.shape)}.`,
+        );
       }
-      const tensor =
-        given ??
-        (this.#binding.writesInPlace
-          ? new Tensor(output.dtype, shape, allocate(output.dtype, sizeOf(shape)))
-          : undefined);
+      const tensor = given ?? (writesInPlace ? Tensor.zeros(shape, dtype) : undefined);
       // The binding does not take empty preallocated tensors.
-      const usable = tensor && this.#binding.writesInPlace && tensor.size > 0;
-      fetches[name] = usable ? this.#wrap(tensor) : null;
+      const usable = writesInPlace && tensor !== undefined && tensor.size > 0;
+      fetches[this.lowered.outputs[i]!] = usable ? this.#wrap(tensor) : null;
       return tensor;
     });
     return { feeds, fetches, results };
@@ -237,6 +241,41 @@ class OrtExecutable implements Executable {
     this.#session = undefined;
     await session?.release();
   }
+}
+
+/**
+ * ONNX Runtime gives wrong numbers, and no error, where an output lies on an input.
+ * @throws StateError naming the two that overlap.
+ */
+function checkApart(
+  inputSpecs: Executable["inputs"],
+  inputs: readonly Tensor[],
+  outputSpecs: Executable["outputs"],
+  outputs: readonly (Tensor | undefined)[],
+): void {
+  type Span = readonly [from: number, to: number, what: () => string];
+  const spans = new Map<ArrayBufferLike, Span[]>();
+  const claim = ({ data }: Tensor, what: () => string): void => {
+    const span: Span = [data.byteOffset, data.byteOffset + data.byteLength, what];
+    const others = spans.get(data.buffer);
+    if (others) others.push(span);
+    else spans.set(data.buffer, [span]);
+  };
+  inputs.forEach((tensor, i) => {
+    claim(tensor, () => `input "${inputSpecs[i]!.name}"`);
+  });
+  outputs.forEach((tensor, i) => {
+    if (!tensor || tensor.size === 0) return;
+    const from = tensor.data.byteOffset;
+    const to = from + tensor.data.byteLength;
+    const other = spans.get(tensor.data.buffer)?.find((span) => span[0] < to && from < span[1]);
+    if (other) {
+      throw new StateError(
+        `run: output "${outputSpecs[i]!.name}" shares memory with ${other[2]()} — give it memory of its own.`,
+      );
+    }
+    claim(tensor, () => `output "${outputSpecs[i]!.name}"`);
+  });
 }
 
 interface Call {

@@ -77,8 +77,10 @@ function integerPower(base: number, exponent: number): number {
 function roundHalfToEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;
-  if (rest !== 0.5) return rest < 0.5 ? floor : floor + 1;
-  return floor % 2 === 0 ? floor : floor + 1;
+  const isUp = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
+  const whole = isUp ? floor + 1 : floor;
+  // -0.5 rounds to -0.
+  return whole === 0 ? x * 0 : whole;
 }
 
 /** A number as another type holds it; integer arrays truncate and wrap when stored to. */

@@ -1,0 +1,130 @@
+/**
+ * ONNX Runtime as WebAssembly: in a page, where it can also use WebGPU, and in Node where there is no
+ * native binary. Inputs and outputs are copied into and out of its memory at every run.
+ */
+import { UnsupportedError } from "../../errors.ts";
+import type { Dtype } from "../../tensor/dtype.ts";
+import {
+  OrtBackend,
+  type OrtBinding,
+  type OrtOptions,
+  type OrtSession,
+  type OrtTensor,
+  type SessionOptions,
+} from "./ort.ts";
+
+export interface WebOrtOptions extends OrtOptions {
+  readonly provider?: "wasm" | "webgpu";
+  /**
+   * Threads of the WebAssembly module, fixed by the first session of the page or process. Default: one
+   * in Node, and in pages without cross-origin isolation; else half the processors, at most four.
+   */
+  readonly numThreads?: number;
+  /** Where the `.wasm` files of onnxruntime-web are served; default: beside the module. */
+  readonly wasmPaths?: string;
+}
+
+interface WebSession {
+  run(
+    feeds: Record<string, OrtTensor>,
+    fetches: readonly string[],
+  ): Promise<Record<string, OrtTensor>>;
+  release(): Promise<void>;
+  endProfiling(): void;
+}
+
+/** What we use of the package, whose own types need those of a page. */
+interface Web {
+  readonly env: {
+    logLevel: string;
+    readonly wasm: { numThreads?: number; proxy?: boolean; wasmPaths?: string };
+  };
+  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => OrtTensor;
+  readonly InferenceSession: {
+    create(model: Uint8Array, options: object): Promise<WebSession>;
+  };
+}
+
+const version = "1.30.0";
+
+const page = globalThis as {
+  readonly process?: { readonly versions?: { readonly node?: string } };
+  readonly crossOriginIsolated?: boolean;
+  readonly navigator?: { readonly hardwareConcurrency?: number };
+};
+
+const isNode = page.process?.versions?.node !== undefined;
+
+async function loadWeb(provider: "wasm" | "webgpu"): Promise<Web> {
+  if (isNode && provider === "webgpu") {
+    throw new UnsupportedError(
+      'engine: onnxruntime-web has no WebGPU in Node — use nodeOrt({ provider: "webgpu" }).',
+    );
+  }
+  try {
+    // Written out, so that bundlers find them.
+    const loaded: unknown = isNode
+      ? await import("onnxruntime-web")
+      : provider === "webgpu"
+        ? await import("onnxruntime-web/webgpu")
+        : await import("onnxruntime-web/wasm");
+    return loaded as Web;
+  } catch (cause) {
+    throw new UnsupportedError(
+      `engine: onnxruntime-web does not load — run "npm install onnxruntime-web@${version}".`,
+      {},
+      { cause },
+    );
+  }
+}
+
+function defaultThreads(): number {
+  if (isNode || !page.crossOriginIsolated) return 1;
+  return Math.max(1, Math.min(4, Math.floor((page.navigator?.hardwareConcurrency ?? 2) / 2)));
+}
+
+/** The engine of pages, and the slower one of Node. */
+export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
+  const provider = options.provider ?? "wasm";
+  const web = await loadWeb(provider);
+  const { wasm } = web.env;
+  wasm.numThreads = options.numThreads ?? defaultThreads();
+  // A proxy worker would copy everything once more; long jobs bring a worker of their own.
+  wasm.proxy = false;
+  if (options.wasmPaths !== undefined) wasm.wasmPaths = options.wasmPaths;
+  web.env.logLevel = "fatal";
+  const session = async (
+    model: Uint8Array<ArrayBuffer>,
+    { keepDuplicates, profile }: SessionOptions,
+  ): Promise<OrtSession> => {
+    const loaded = await web.InferenceSession.create(model, {
+      executionProviders: [provider],
+      graphOptimizationLevel: "all",
+      logSeverityLevel: 4,
+      ...(keepDuplicates && {
+        extra: {
+          optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" },
+        },
+      }),
+      ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
+    });
+    return {
+      run: (feeds, fetches) => loaded.run(feeds, Object.keys(fetches)),
+      release: async () => {
+        if (profile !== undefined) loaded.endProfiling();
+        await loaded.release();
+      },
+    };
+  };
+  const binding: OrtBinding = {
+    name: `onnxruntime-web ${provider}`,
+    version,
+    target: provider,
+    maxThreads: wasm.numThreads,
+    writesInPlace: false,
+    canBeQuiet: false,
+    tensor: (dtype: Dtype, data, dims) => new web.Tensor(dtype, data, dims),
+    session,
+  };
+  return new OrtBackend(binding, options);
+}
