@@ -1,7 +1,7 @@
 /** What runs programs. The reference backend is the judge; ONNX Runtime does the work. */
 import { DtypeError, ShapeError } from "../errors.ts";
 import type { Graph, Spec, Value } from "../ir/graph.ts";
-import { showShape } from "../tensor/shape.ts";
+import { showShape, splitDim } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** A graph with named inputs (the graph's own, in order) and outputs. */
@@ -83,15 +83,11 @@ export function bindDim(dim: number | string, bindings: Bindings): number {
   if (typeof dim === "number") return dim;
   const known = bindings.get(dim);
   if (known !== undefined) return known;
-  const terms = dim.replace(/[()]/g, "").split("+");
-  return terms.reduce((total, term) => {
-    const product = term.split("*").reduce((size, part) => {
-      const number = /^\d+$/.test(part) ? Number(part) : bindings.get(part);
-      if (number === undefined) {
-        throw new ShapeError(`size "${part}" is not bound by any input.`);
-      }
-      return size * number;
-    }, 1);
-    return total + product;
-  }, 0);
+  const terms = splitDim(dim, "+");
+  if (terms.length > 1) return terms.reduce((total, term) => total + bindDim(term, bindings), 0);
+  const factors = splitDim(dim, "*");
+  if (factors.length > 1) return factors.reduce((size, part) => size * bindDim(part, bindings), 1);
+  if (dim.startsWith("(")) return bindDim(dim.slice(1, -1), bindings);
+  if (/^\d+$/.test(dim)) return Number(dim);
+  throw new ShapeError(`size "${dim}" is not bound by any input.`);
 }

@@ -13,16 +13,14 @@ export type TensorTree = Tree<Tensor>;
 
 /** A leaf of a tree of specs. */
 export function spec(shape: Shape, dtype: Dtype = "float32"): Spec {
-  return new LeafSpec(shape, dtype);
+  return { shape, dtype };
 }
 
-class LeafSpec implements Spec {
-  readonly shape: Shape;
-  readonly dtype: Dtype;
-  constructor(shape: Shape, dtype: Dtype) {
-    this.shape = shape;
-    this.dtype = dtype;
-  }
+/** Tensors, slots and plain `{shape, dtype}` are leaves. */
+function isSpec(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return true;
+  const { shape, dtype } = value as Partial<Spec>;
+  return Array.isArray(shape) && typeof dtype === "string";
 }
 
 export interface CompileOptions extends LoadOptions {
@@ -41,9 +39,9 @@ export interface Traced {
  */
 export function trace(fn: (...args: never[]) => ValueTree, specs: readonly SpecTree[]): Traced {
   const graph = new Graph();
-  const flat = flatten<Spec | Tensor>(specs);
+  const flat = flatten<Spec | Tensor>(specs, isSpec);
   const values = flat.leaves.map((leaf, i) => graph.input(flat.paths[i]!, leaf));
-  const args = unflatten(specs, values) as never[];
+  const args = unflatten(specs, values, isSpec) as never[];
   const result = graph.trace(() => fn(...args));
   const outputs = flatten<Value>(result);
   return {

@@ -7,6 +7,7 @@ import {
   type Shape,
   sameShape,
   showShape,
+  splitDim,
 } from "../tensor/shape.ts";
 import { emit, emitAll } from "./emit.ts";
 import { graphFor, type Operand, type Value } from "./graph.ts";
@@ -34,9 +35,10 @@ export function reshape(x: Operand, shape: Shape): Value {
 /** total / rest for products of symbols. */
 function divideDim(total: Dim, rest: Dim): Dim | undefined {
   const parse = (dim: Dim): { factor: number; symbols: string[] } => {
-    if (typeof dim === "number") return { factor: dim, symbols: [] };
-    const parts = /^(?:(\d+)\*)?(.*)$/.exec(dim)!;
-    return { factor: Number(parts[1] ?? 1), symbols: parts[2]!.split("*") };
+    const product = typeof dim === "number" ? String(dim) : String(mulDims(1, dim));
+    const bare = splitDim(product, "+").length > 1 ? [`(${product})`] : splitDim(product, "*");
+    const isNumber = /^\d+$/.test(bare[0]!);
+    return { factor: isNumber ? Number(bare[0]) : 1, symbols: isNumber ? bare.slice(1) : bare };
   };
   const over = parse(total);
   const under = parse(rest);
@@ -47,9 +49,7 @@ function divideDim(total: Dim, rest: Dim): Dim | undefined {
   }
   const factor = over.factor / under.factor;
   if (!Number.isInteger(factor)) return undefined;
-  // Products keep sums in brackets; a sum alone has none.
-  const symbols = over.symbols.map((symbol) => symbol.replace(/^\((.*)\)$/, "$1"));
-  return factor === 1 && symbols.length === 1 ? symbols[0]! : mulDims(factor, ...symbols);
+  return mulDims(factor, ...over.symbols);
 }
 
 /** Axes in a new order; without one, reversed. */

@@ -29,21 +29,35 @@ export function sizeOf(shape: StaticShape): number {
   return size;
 }
 
+/** The parts of a dimension between separators that stand outside brackets. */
+export function splitDim(dim: string, separator: "+" | "*"): string[] {
+  const parts = [""];
+  let depth = 0;
+  for (const letter of dim) {
+    if (letter === "(") depth++;
+    if (letter === ")") depth--;
+    if (letter === separator && depth === 0) parts.push("");
+    else parts[parts.length - 1] += letter;
+  }
+  return parts;
+}
+
 export function mulDims(...dims: readonly Dim[]): Dim {
   let factor = 1;
   const symbols: string[] = [];
   for (const dim of dims) {
-    if (typeof dim === "number") {
-      factor *= dim;
-      continue;
+    if (typeof dim === "number") factor *= dim;
+    else if (splitDim(dim, "+").length > 1) symbols.push(`(${dim})`);
+    else {
+      for (const part of splitDim(dim, "*")) {
+        if (/^\d+$/.test(part)) factor *= Number(part);
+        else symbols.push(part);
+      }
     }
-    const parts = /^(?:(\d+)\*)?([^+]+)$/.exec(dim);
-    if (parts) {
-      factor *= Number(parts[1] ?? 1);
-      symbols.push(...parts[2]!.split("*"));
-    } else symbols.push(`(${dim})`);
   }
   if (symbols.length === 0 || factor === 0) return factor;
+  // A sum alone needs no brackets.
+  if (factor === 1 && symbols.length === 1) return symbols[0]!.replace(/^\((.*)\)$/, "$1");
   const text = symbols.sort().join("*");
   return factor === 1 ? text : `${factor}*${text}`;
 }
@@ -51,8 +65,8 @@ export function mulDims(...dims: readonly Dim[]): Dim {
 export function addDims(...dims: readonly Dim[]): Dim {
   let constant = 0;
   const symbols: string[] = [];
-  for (const dim of dims) {
-    if (typeof dim === "number") constant += dim;
+  for (const dim of dims.flatMap((d): Dim[] => (typeof d === "number" ? [d] : splitDim(d, "+")))) {
+    if (typeof dim === "number" || /^\d+$/.test(dim)) constant += Number(dim);
     else symbols.push(dim);
   }
   if (symbols.length === 0) return constant;

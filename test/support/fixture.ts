@@ -5,9 +5,11 @@
 import { readFileSync } from "node:fs";
 import { valueAndGradWithAux } from "../../src/autodiff/grad.ts";
 import type { Backend } from "../../src/backend/backend.ts";
-import { compile } from "../../src/backend/compile.ts";
+import { compile, evaluate } from "../../src/backend/compile.ts";
 import { nodeOrt } from "../../src/backend/ort/node.ts";
+import { mul } from "../../src/ir/elementwise.ts";
 import type { Value } from "../../src/ir/graph.ts";
+import { sum } from "../../src/ir/reduce.ts";
 import type { TensorRecord, ValueRecord } from "../../src/nn/index.ts";
 import type { Dtype } from "../../src/tensor/dtype.ts";
 import type { StaticShape } from "../../src/tensor/shape.ts";
@@ -193,4 +195,50 @@ export function expectRecorded(record: TrainingRecord, replayed: Replayed): numb
   return Math.max(
     ...record.losses.map((loss, i) => Math.abs(replayed.losses[i]! - loss) / Math.abs(loss)),
   );
+}
+
+/** One recorded call: its output, and the gradients of Σ output · gradOutput. */
+export interface RecordedCall {
+  readonly op?: string;
+  // biome-ignore lint/suspicious/noExplicitAny: each function has options of its own
+  readonly options: Readonly<Record<string, any>>;
+  readonly inputs: RawTensors;
+  readonly gradOutput: RawTensor;
+  readonly output: RawTensor;
+  readonly gradients: RawTensors;
+}
+
+/** Recorded calls of one function of torch.nn.functional. */
+export function recordedCalls(op: string): readonly RecordedCall[] {
+  const { cases } = fixture<{ readonly cases: readonly RecordedCall[] }>("losses-layers");
+  const found = cases.filter((call) => call.op === op);
+  if (found.length === 0) throw new Error(`losses-layers has no call of ${op}`);
+  return found;
+}
+
+/** Asserts that a function gives the recorded output and gradients. */
+export async function expectCall(
+  call: RecordedCall,
+  fn: (inputs: ValueRecord) => Value,
+  within: number = tolerance.float32,
+): Promise<void> {
+  const inputs = tensorsOf(call.inputs);
+  const names = Object.keys(call.gradients);
+  const free = Object.fromEntries(names.map((name) => [name, inputs[name]!]));
+  const [, output, gradients] = await evaluate<readonly [Tensor, Tensor, TensorRecord]>(
+    await parityBackend(),
+    (x: ValueRecord, rest: ValueRecord, grad: Value) =>
+      valueAndGradWithAux((y: ValueRecord) => {
+        const result = fn({ ...rest, ...y });
+        return [sum(mul(result, grad)), result] as const;
+      })(x),
+    free,
+    inputs,
+    tensorOf(call.gradOutput),
+  );
+  const what = `${call.op ?? "call"} ${JSON.stringify(call.options)}`;
+  allclose(output, tensorOf(call.output), within, what);
+  for (const name of names) {
+    allclose(gradients[name]!, tensorOf(call.gradients[name]!), within, `${what}: d${name}`);
+  }
 }

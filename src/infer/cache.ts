@@ -1,0 +1,116 @@
+import { StateError } from "../errors.ts";
+import type { LanguageModelSizes } from "../models/model.ts";
+import { masked } from "../nn/attention.ts";
+import { Tensor } from "../tensor/tensor.ts";
+
+/** Capacities that a cache takes: few, so that its tensors are rarely made anew. */
+export function cacheCapacity(length: number): number {
+  let capacity = 32;
+  while (capacity < length) capacity *= 2;
+  return capacity;
+}
+
+/**
+ * Keys and values of past tokens, owned by the host: an input of the graph and never an output.
+ * Per layer (rows, Hkv, capacity, D); a mask says which positions of a row hold tokens.
+ */
+export class KvCache {
+  readonly rows: number;
+  readonly lengths: Int32Array<ArrayBuffer>;
+  readonly #sizes: LanguageModelSizes;
+  #capacity = 0;
+  #layers: { keys: Tensor<"float32">; values: Tensor<"float32"> }[] = [];
+  #mask: Tensor<"float32">;
+
+  constructor(sizes: LanguageModelSizes, rows: number, capacity: number) {
+    this.#sizes = sizes;
+    this.rows = rows;
+    this.lengths = new Int32Array(rows);
+    this.#mask = Tensor.zeros([rows, 1, 1, 0], "float32");
+    this.reserve(capacity);
+  }
+
+  get capacity(): number {
+    return this.#capacity;
+  }
+
+  get layers(): readonly { readonly keys: Tensor; readonly values: Tensor }[] {
+    return this.#layers;
+  }
+
+  /** 0 where a position holds a token, else a large negative number: (rows, 1, 1, capacity). */
+  get mask(): Tensor<"float32"> {
+    return this.#mask;
+  }
+
+  /** Makes room for at least `length` tokens a row, keeping what is there. */
+  reserve(length: number): void {
+    const capacity = cacheCapacity(length);
+    if (capacity <= this.#capacity) return;
+    const { nKvHeads, headDim, nLayers } = this.#sizes;
+    const old = this.#capacity;
+    const grow = (from: Tensor<"float32"> | undefined): Tensor<"float32"> => {
+      const to = Tensor.zeros([this.rows, nKvHeads, capacity, headDim], "float32");
+      for (let i = 0; from && i < this.rows * nKvHeads; i++) {
+        to.data.set(
+          from.data.subarray(i * old * headDim, (i + 1) * old * headDim),
+          i * capacity * headDim,
+        );
+      }
+      return to;
+    };
+    this.#layers = Array.from({ length: nLayers }, (_, i) => ({
+      keys: grow(this.#layers[i]?.keys),
+      values: grow(this.#layers[i]?.values),
+    }));
+    this.#capacity = capacity;
+    const mask = new Float32Array(this.rows * capacity).fill(masked);
+    for (let row = 0; row < this.rows; row++) {
+      mask.fill(0, row * capacity, row * capacity + this.lengths[row]!);
+    }
+    this.#mask = new Tensor("float32", [this.rows, 1, 1, capacity], mask);
+  }
+
+  /**
+   * Appends the first `counts[row]` of T new tokens of each row: `present` per layer is
+   * (rows, Hkv, T, D).
+   */
+  append(
+    present: readonly { readonly keys: Tensor; readonly values: Tensor }[],
+    counts: ArrayLike<number>,
+  ): void {
+    const { nKvHeads, headDim } = this.#sizes;
+    const length = present[0]!.keys.shape[2]!;
+    for (let row = 0; row < this.rows; row++) {
+      if (this.lengths[row]! + counts[row]! > this.#capacity) {
+        throw new StateError(
+          `cache: row ${row} holds ${this.lengths[row]} of ${this.#capacity} tokens, ${counts[row]} more do not fit.`,
+        );
+      }
+    }
+    present.forEach(({ keys, values }, layer) => {
+      const into = this.#layers[layer]!;
+      for (const [from, to] of [
+        [keys, into.keys],
+        [values, into.values],
+      ] as const) {
+        const source = from.data as Float32Array;
+        for (let row = 0; row < this.rows; row++) {
+          for (let head = 0; head < nKvHeads; head++) {
+            const at = row * nKvHeads + head;
+            const start = at * length * headDim;
+            to.data.set(
+              source.subarray(start, start + counts[row]! * headDim),
+              (at * this.#capacity + this.lengths[row]!) * headDim,
+            );
+          }
+        }
+      }
+    });
+    for (let row = 0; row < this.rows; row++) {
+      const start = row * this.#capacity + this.lengths[row]!;
+      this.#mask.data.fill(0, start, start + counts[row]!);
+      this.lengths[row]! += counts[row]!;
+    }
+  }
+}
