@@ -19,11 +19,12 @@ import {
 } from "../ir/elementwise.ts";
 import { crossEntropyRows, logSoftmax } from "../ir/fused.ts";
 import type { Operand, Value } from "../ir/graph.ts";
-import { iota } from "../ir/indexing.ts";
+import { gather, iota } from "../ir/indexing.ts";
 import { transpose } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { mean, norm, sum } from "../ir/reduce.ts";
 import { toStatic } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 
 export type Reduction = "mean" | "sum" | "none";
 
@@ -41,6 +42,8 @@ export interface CrossEntropyOptions {
   readonly reduction?: Reduction;
   /** Weight of each row, (N,): replaces counting by a weighted mean. */
   readonly weights?: Value;
+  /** Weight of each class, (V,): rows count by that of their target. */
+  readonly classWeights?: Value | Tensor;
 }
 
 /** Cross-entropy of logits (N, V) and class indices (N,) int32. */
@@ -53,14 +56,20 @@ export function crossEntropy(
   if (!(labelSmoothing >= 0 && labelSmoothing < 1)) {
     throw new OptionError(`labelSmoothing must be in [0, 1), got ${labelSmoothing}.`);
   }
-  let weights = cast(not(equal(targets, ignoreIndex)), logits.dtype);
-  if (options.weights) weights = mul(weights, options.weights);
-  let rows = crossEntropyRows(logits, targets, ignoreIndex);
+  const { classWeights } = options;
+  const kept = not(equal(targets, ignoreIndex));
+  const counted = cast(kept, logits.dtype);
+  const given = options.weights ? mul(counted, options.weights) : counted;
+  // An ignored target may lie outside the classes: read class 0 instead.
+  const weights = classWeights
+    ? mul(given, gather(classWeights, mul(targets, cast(kept, "int32"))))
+    : given;
+  let rows = mul(crossEntropyRows(logits, targets, ignoreIndex), weights);
   if (labelSmoothing > 0) {
-    const uniform = neg(mean(logSoftmax(logits, 1), 1));
-    rows = add(mul(rows, 1 - labelSmoothing), mul(uniform, labelSmoothing));
+    const logProbs = logSoftmax(logits, 1);
+    const spread = mean(classWeights ? mul(logProbs, classWeights) : logProbs, 1);
+    rows = sub(mul(rows, 1 - labelSmoothing), mul(mul(spread, given), labelSmoothing));
   }
-  rows = mul(rows, weights);
   if (reduction !== "mean") return reduce(rows, reduction);
   // No row that carries loss gives 0, not 0 / 0.
   return div(sum(rows), maximum(sum(weights), 1e-12));
@@ -113,7 +122,8 @@ export function bceWithLogits(
   }
   // (1 - t) x + (1 + (w - 1) t) log(1 + e^-x)
   const tail = add(softplus(neg(abs(logits))), maximum(neg(logits), 0));
-  const factor = add(mul(sub(positiveWeight, 1), target), 1);
+  const extra = typeof positiveWeight === "number" ? positiveWeight - 1 : sub(positiveWeight, 1);
+  const factor = add(mul(target, extra), 1);
   return reduce(add(mul(sub(1, target), logits), mul(factor, tail)), reduction);
 }
 

@@ -7,7 +7,7 @@ import { OptionError } from "../errors.ts";
 import { add, clamp, exp, mul, neg, softplus } from "../ir/elementwise.ts";
 import { rmsNorm, silu } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
-import { concat, pad, reshape, slice, split, squeeze, swapAxes } from "../ir/layout.ts";
+import { concat, expand, pad, reshape, slice, split, squeeze, swapAxes } from "../ir/layout.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { Conv1d, causalDepthwise } from "./conv.ts";
 import { ones } from "./init.ts";
@@ -186,19 +186,27 @@ export interface Mamba2Options {
   readonly chunk?: number;
 }
 
-/** RMSNorm of a gated input: norm(x silu(gate)) · weight. Parameter: weight (features,). */
+/** RMSNorm of a gated input, over each group of features. Parameter: weight (features,). */
 export class GatedRmsNorm extends Module {
   readonly weight: Slot;
   readonly epsilon: number;
+  readonly #size: number;
 
-  constructor(features: number, epsilon: number) {
+  constructor(features: number, options: { readonly groups: number; readonly epsilon: number }) {
     super();
     this.weight = this.parameter("weight", [features], ones);
-    this.epsilon = epsilon;
+    this.epsilon = options.epsilon;
+    this.#size = features / options.groups;
   }
 
+  /** norm(x silu(gate)) · weight: (…, features) each. */
   forward(context: Context, x: Value, gate: Value): Value {
-    return rmsNorm(mul(x, silu(gate)), context.get(this.weight), this.epsilon);
+    const weight = context.get(this.weight);
+    const gated = mul(x, silu(gate));
+    if (weight.shape[0] === this.#size) return rmsNorm(gated, weight, this.epsilon);
+    const grouped = reshape(gated, [...x.shape.slice(0, -1), -1, this.#size]);
+    const one = expand(x.graph.lift(1, x.dtype), [this.#size]);
+    return mul(reshape(rmsNorm(grouped, one, this.epsilon), x.shape), weight);
   }
 }
 
@@ -239,7 +247,10 @@ export class Mamba2Mixer extends Module {
     const conv = { groups: channels, bias: options.convBias ?? true };
     this.conv1d = this.child("conv1d", new Conv1d(channels, channels, kernel, conv));
     this.in_proj = this.child("in_proj", new Linear(dModel, inner + channels + heads, { bias }));
-    this.norm = this.child("norm", new GatedRmsNorm(inner, options.epsilon ?? 1e-5));
+    this.norm = this.child(
+      "norm",
+      new GatedRmsNorm(inner, { groups, epsilon: options.epsilon ?? 1e-5 }),
+    );
     this.out_proj = this.child("out_proj", new Linear(inner, dModel, { bias }));
   }
 

@@ -58,14 +58,14 @@ function make(name: string, options: Required<AdamWOptions>, isDecoupled: boolea
     scalars: (step, learningRate) => ({
       shrink: isDecoupled ? 1 - learningRate * weightDecay : 1,
       stepSize: learningRate / (1 - beta1 ** step),
-      rootCorrection: Math.sqrt(1 - beta2 ** step),
+      rootCorrection: 1 / Math.sqrt(1 - beta2 ** step),
     }),
     update: (param, gradient, { exp_avg, exp_avg_sq }, { shrink, stepSize, rootCorrection }) => {
       const g =
         isDecoupled || weightDecay === 0 ? gradient : add(gradient, mul(param, weightDecay));
       const mean = add(mul(exp_avg!, beta1), mul(g, 1 - beta1));
       const squares = add(mul(exp_avg_sq!, beta2), mul(square(g), 1 - beta2));
-      const size = add(div(sqrt(squares), rootCorrection!), epsilon);
+      const size = add(mul(sqrt(squares), rootCorrection!), epsilon);
       return {
         param: sub(mul(param, shrink!), div(mul(mean, stepSize!), size)),
         slots: { exp_avg: mean, exp_avg_sq: squares },

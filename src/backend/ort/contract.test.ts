@@ -53,7 +53,6 @@ function graphOf(
 function raw(graph: OnnxGraph): Promise<OrtSession> {
   return backend.binding.session(encodeOnnx(graph, { "": 21 }), {
     threads: 1,
-    keepDuplicates: false,
   });
 }
 

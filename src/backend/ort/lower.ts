@@ -29,8 +29,8 @@ export interface Lowered {
   /** An output to ask for first, in a quiet model. */
   readonly quiet: string | undefined;
   readonly nodeCount: number;
-  /** Recomputed nodes must not be merged back. */
-  readonly hasRegions: boolean;
+  /** Graph optimisers of ONNX Runtime that must not run on this model. */
+  readonly withoutOptimizers: readonly string[];
 }
 
 const standard = 21;
@@ -45,9 +45,18 @@ const native: Readonly<Record<OrtTarget, ReadonlySet<OpName>>> = {
     "rmsNorm",
     "silu",
     "avgPool",
+    "dequantize",
     "quantizedLinear",
   ]),
-  wasm: new Set<OpName>(["softmax", "logSoftmax", "layerNorm", "rmsNorm", "silu", "avgPool"]),
+  wasm: new Set<OpName>([
+    "softmax",
+    "logSoftmax",
+    "layerNorm",
+    "rmsNorm",
+    "silu",
+    "avgPool",
+    "dequantize",
+  ]),
   webgpu: new Set<OpName>(["softmax"]),
 };
 
@@ -72,7 +81,6 @@ const simple: { readonly [O in OpName]?: string } = {
   round: "Round",
   reciprocal: "Reciprocal",
   relu: "Relu",
-  softplus: "Softplus",
   add: "Add",
   sub: "Sub",
   mul: "Mul",
@@ -112,6 +120,7 @@ class Scope {
   readonly names: Map<string, string> = new Map();
   readonly #constants: Map<string, string> = new Map();
   readonly #prefix: string;
+  readonly #outer: Scope | undefined;
   readonly counter: { next: number };
   readonly target: OrtTarget;
   /** Where a symbol's size can be read: an input and its axis. */
@@ -119,6 +128,7 @@ class Scope {
 
   constructor(target: OrtTarget, outer?: Scope) {
     this.target = target;
+    this.#outer = outer;
     this.counter = outer?.counter ?? { next: 0 };
     this.symbols = outer?.symbols ?? new Map();
     this.#prefix = outer ? `s${this.counter.next++}_` : "";
@@ -158,6 +168,11 @@ class Scope {
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
     this.initializers.push({ name, type, dims, data: bytes });
     return name;
+  }
+
+  /** Whether a value is in the model, not made at a run. */
+  isStored(name: string): boolean {
+    return this.initializers.some((one) => one.name === name) || !!this.#outer?.isStored(name);
   }
 
   /** int64 numbers, shared within the scope. */
@@ -248,6 +263,15 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
     ),
   ],
   stopGradient: (_, [x]) => [x!],
+  softplus: (scope, [x], _, node) => {
+    const { dtype } = node.outputs[0]!;
+    if (dtype === "float32") return [scope.node("Softplus", [x!])];
+    // max(x, 0) + log(1 + e^-|x|)
+    const tail = scope.node("Exp", [scope.node("Neg", [scope.node("Abs", [x!])])]);
+    const one = constant(scope, Tensor.from([1], [], dtype));
+    const log = scope.node("Log", [scope.node("Add", [tail, one])]);
+    return [scope.node("Add", [scope.node("Relu", [x!]), log])];
+  },
   mod: (scope, inputs, _, node) => [
     scope.node("Mod", inputs, { fmod: int(node.outputs[0]!.dtype !== "int32") }),
   ],
@@ -364,19 +388,40 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
       count_include_pad: int(countIncludePad),
     }),
   ],
-  quantizedLinear: (scope, [x, packed, scales], attrs) => [
-    scope.node(
-      "MatMulNBits",
-      [x!, packed!, scope.node("Reshape", [scales!, scope.int64([-1])])],
-      {
-        K: int(attrs.inFeatures),
-        N: int(attrs.outFeatures),
-        bits: int(attrs.bits),
-        block_size: int(attrs.blockSize),
-      },
-      contributed,
-    ),
-  ],
+  dequantize: (scope, [packed, scales], attrs) => {
+    const { bits, blockSize, inFeatures, outFeatures } = attrs;
+    let bytes = packed!;
+    if (bits === 4) {
+      const mask = scope.initializer("uint8", [], Uint8Array.of(15));
+      const low = scope.node("BitwiseAnd", [bytes, mask]);
+      const four = scope.initializer("uint8", [], Uint8Array.of(4));
+      const high = scope.node("BitShift", [bytes, four], { direction: { string: "RIGHT" } });
+      const last = scope.int64([-1]);
+      const halves = [low, high].map((half) => scope.node("Unsqueeze", [half, last]));
+      bytes = scope.node("Concat", halves, { axis: int(-1) });
+    }
+    const numbers = scope.node("Reshape", [bytes, scope.int64([outFeatures, inFeatures])]);
+    const blocks = inFeatures / blockSize;
+    const zeros = new Uint8Array(outFeatures * blocks).fill(bits === 4 ? 8 : 128);
+    const centre = scope.initializer("uint8", [outFeatures, blocks], zeros);
+    const attributes = { axis: int(1), block_size: int(blockSize) };
+    return [scope.node("DequantizeLinear", [numbers, scales!, centre], attributes)];
+  },
+  quantizedLinear: (scope, [x, packed, scales], attrs, node) => {
+    if (attrs.bits !== 4 || !scope.isStored(packed!) || !scope.isStored(scales!)) {
+      // The kernel for blocks prepacks what is stored; else it unpacks slower than this, at every run.
+      const [weight] = table.dequantize!(scope, [packed!, scales!], attrs, node);
+      return [scope.node("Gemm", [x!, weight!], { transB: int(1) })];
+    }
+    const flat = scope.node("Reshape", [scales!, scope.int64([-1])]);
+    const attributes = {
+      K: int(attrs.inFeatures),
+      N: int(attrs.outFeatures),
+      bits: int(attrs.bits),
+      block_size: int(attrs.blockSize),
+    };
+    return [scope.node("MatMulNBits", [x!, packed!, flat], attributes, contributed)];
+  },
 };
 
 function constant(scope: Scope, tensor: Tensor): string {
@@ -384,14 +429,17 @@ function constant(scope: Scope, tensor: Tensor): string {
 }
 
 function reshape(scope: Scope, x: string, from: Shape, to: Shape): string {
+  // Without allowzero a 0 stands for the size that the input has there.
+  const literal = { allowzero: int(1) };
   if (isStatic(to)) {
-    const attributes = to.includes(0) ? { allowzero: int(1) } : {};
-    return scope.node("Reshape", [x, scope.int64(to)], attributes);
+    return scope.node("Reshape", [x, scope.int64(to)], to.includes(0) ? literal : {});
   }
-  // A symbol that stands at the same place is copied (0); one other size may be worked out (-1).
   const asked = to.map((dim, i) => (typeof dim === "string" && from[i] === dim ? 0 : dim));
   const open = asked.filter((dim) => typeof dim === "string");
-  if (open.length > 1) return scope.node("Reshape", [x, scope.shapeTensor(to)]);
+  if (open.length > 1 || to.includes(0)) {
+    return scope.node("Reshape", [x, scope.shapeTensor(to)], literal);
+  }
+  // One size may be left to work out, -1.
   const target = asked.map((dim) => (typeof dim === "string" ? -1 : dim));
   return scope.node("Reshape", [x, scope.int64(target)]);
 }
@@ -414,18 +462,26 @@ function dot(
     };
     return scope.node("Gemm", c === undefined ? [a, b] : [a, b, c], attributes);
   }
+  let product: string;
   if (scope.target !== "webgpu" && dtype === "float32") {
     const attributes = { transA: int(transA), transB: int(transB), alpha: { float: alpha } };
-    return scope.node("FusedMatMul", [a, b], attributes, contributed);
+    product = scope.node("FusedMatMul", [a, b], attributes, contributed);
+  } else {
+    const perm = shape.map((_, i) => i);
+    perm.push(perm.length - 2);
+    perm.splice(perm.length - 3, 1);
+    const swap = (name: string): string => scope.node("Transpose", [name], { perm: ints(perm) });
+    product = scope.node("MatMul", [transA ? swap(a) : a, transB ? swap(b) : b]);
+    if (alpha !== 1) {
+      product = scope.node("Mul", [product, constant(scope, Tensor.from([alpha], [], dtype))]);
+    }
   }
-  const perm = shape.map((_, i) => i);
-  perm.push(perm.length - 2);
-  perm.splice(perm.length - 3, 1);
-  const swap = (name: string): string => scope.node("Transpose", [name], { perm: ints(perm) });
-  const product = scope.node("MatMul", [transA ? swap(a) : a, transB ? swap(b) : b]);
-  return alpha === 1
-    ? product
-    : scope.node("Mul", [product, constant(scope, Tensor.from([alpha], [], dtype))]);
+  // ONNX Runtime 1.30.0 leaves all but the first of a stack unwritten when there is nothing to sum.
+  const inner = node.inputs[0]!.shape.at(transA ? -2 : -1)!;
+  if (typeof inner === "number" && inner > 0) return product;
+  const isFilled = scope.node("Greater", [scope.shapeTensor([inner]), scope.int64([0])]);
+  const zero = constant(scope, Tensor.from([0], [], dtype));
+  return scope.node("Where", [isFilled, product, zero]);
 }
 
 function scan(
@@ -455,6 +511,12 @@ function scan(
       onnxInputs.push({ name, type: input.dtype, shape: input.shape });
     } else inner.names.set(input.key, inputs[i]!);
   });
+  const scanned = inputs.slice(0, nCarry + nXs);
+  if (nXs === 0) {
+    // ONNX counts steps by what is scanned over.
+    scanned.push(scope.initializer("uint8", [length], new Uint8Array(length)));
+    onnxInputs.push({ name: inner.fresh(), type: "uint8", shape: [] });
+  }
   emitGraph(inner, legal.graph, legal.outputs);
   const onnxOutputs = outputValues(inner, legal.outputs);
   const graph: OnnxGraph = {
@@ -467,10 +529,11 @@ function scan(
   const direction = (count: number): OnnxAttribute =>
     ints(new Array<number>(count).fill(reverse ? 1 : 0));
   const nScanOutputs = ys.length + histories.length;
-  const made = scope.nodeMany("Scan", inputs.slice(0, nCarry + nXs), wanted.length, {
+  const nScanned = scanned.length - nCarry;
+  const made = scope.nodeMany("Scan", scanned, wanted.length, {
     body: { graph },
-    num_scan_inputs: int(nXs),
-    ...(nXs > 0 && { scan_input_directions: direction(nXs) }),
+    num_scan_inputs: int(nScanned),
+    scan_input_directions: direction(nScanned),
     ...(nScanOutputs > 0 && { scan_output_directions: direction(nScanOutputs) }),
   });
   let next = nCarry;
@@ -575,8 +638,24 @@ function isZero(value: Value): boolean {
   return tensor.size === 1 && tensor.numbers()[0] === 0;
 }
 
+function someNode(graph: Graph, holds: (node: Node) => boolean): boolean {
+  return graph.nodes.some(
+    (node) =>
+      holds(node) || (node.op === "scan" && someNode((node.attrs as AttrsOf["scan"]).body, holds)),
+  );
+}
+
+/** Operators without a kernel for float64. */
+const float32Only: ReadonlySet<OpName> = new Set(["erf", "conv", "convTranspose"]);
+
 function emitNode(scope: Scope, node: Node): readonly string[] {
   const inputs = node.inputs.map((input) => scope.name(input));
+  const { dtype } = node.outputs[0]!;
+  if (dtype === "float64" && float32Only.has(node.op)) {
+    throw new UnsupportedError(
+      `cannot lower op "${node.op}" on ${dtype}: ONNX Runtime has no such kernel — cast to float32, or run it on the reference backend.`,
+    );
+  }
   const emit = table[node.op] as Emit<OpName> | undefined;
   if (emit) return emit(scope, inputs, node.attrs, node);
   const plain = simple[node.op];
@@ -584,11 +663,24 @@ function emitNode(scope: Scope, node: Node): readonly string[] {
   const reduction = reductions[node.op];
   if (reduction) {
     const { axes, keepDims } = node.attrs as AttrsOf["sum"];
-    return [scope.node(reduction, [inputs[0]!, scope.int64(axes)], { keepdims: int(keepDims) })];
+    const reduced = scope.node(reduction, [inputs[0]!, scope.int64(axes)], {
+      keepdims: int(keepDims),
+    });
+    // ONNX Runtime's mean of nothing is 0.
+    const isEmpty = node.op === "mean" && axes.some((i) => node.inputs[0]!.shape[i] === 0);
+    return [isEmpty ? scope.node("Div", [reduced, reduced]) : reduced];
   }
   throw new UnsupportedError(
     `cannot lower op "${node.op}" to ONNX opset ${standard} — run it on the reference backend.`,
   );
+}
+
+function checkPassable(what: string, dtype: Dtype): void {
+  if (dtype === "bfloat16") {
+    throw new UnsupportedError(
+      `${what}: ONNX Runtime's binding does not take bfloat16 — pass it as float32, or freeze it.`,
+    );
+  }
 }
 
 export interface LowerOptions {
@@ -617,12 +709,16 @@ export function lower(
       weight ? scope.initializer(weight.dtype, weight.shape, weight.data) : `in:${name}`,
     );
     if (weight) return;
+    checkPassable(`input "${name}"`, input.dtype);
     inputs.push({ name: `in:${name}`, type: input.dtype, shape: input.shape });
     input.shape.forEach((dim, axis) => {
       if (typeof dim === "string" && !scope.symbols.has(dim)) {
         scope.symbols.set(dim, [`in:${name}`, axis]);
       }
     });
+  });
+  legal.outputs.forEach(({ dtype }, i) => {
+    checkPassable(`output "${program.outputNames[i]}"`, dtype);
   });
   emitGraph(scope, legal.graph, legal.outputs);
   const outputs = outputValues(scope, legal.outputs);
@@ -640,6 +736,15 @@ export function lower(
     outputs: outputs.map((output) => output.name),
     quiet,
     nodeCount: scope.nodes.length,
-    hasRegions: legal.graph.nodes.some((node) => node.region !== 0),
+    withoutOptimizers: [
+      // Recomputed nodes must not be merged back.
+      ...(someNode(legal.graph, (node) => node.region !== 0)
+        ? ["CommonSubexpressionElimination"]
+        : []),
+      // It makes x σ(x) a QuickGelu, which has no kernel for float64.
+      ...(someNode(legal.graph, (node) => node.outputs.some(({ dtype }) => dtype === "float64"))
+        ? ["QuickGeluFusion"]
+        : []),
+    ],
   };
 }

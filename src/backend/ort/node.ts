@@ -85,7 +85,7 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
   const maxThreads = availableParallelism();
   const session = async (
     model: Uint8Array<ArrayBuffer>,
-    { threads, keepDuplicates, isQuiet, profile }: SessionOptions,
+    { threads, withoutOptimizers = [], isQuiet, profile }: SessionOptions,
   ): Promise<OrtSession> => {
     const loaded = new native.InferenceSession();
     const sessionOptions = {
@@ -97,8 +97,8 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
       logSeverityLevel: 4,
       extra: {
         session: { intra_op: { allow_spinning: options.spin ? "1" : "0" } },
-        ...(keepDuplicates && {
-          optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" },
+        ...(withoutOptimizers.length > 0 && {
+          optimization: { disable_specified_optimizers: withoutOptimizers.join(";") },
         }),
       },
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),

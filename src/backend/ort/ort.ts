@@ -36,8 +36,7 @@ export interface OrtSession {
 
 export interface SessionOptions {
   readonly threads: number;
-  /** Keep equal nodes apart (checkpoint regions). */
-  readonly keepDuplicates: boolean;
+  readonly withoutOptimizers?: readonly string[];
   /** The model's first output is the one that stops results from being copied. */
   readonly isQuiet?: boolean;
   readonly profile?: string;
@@ -96,7 +95,7 @@ export class OrtBackend implements Backend {
     const threads = wanted ?? (workOf(program) < smallWork ? 1 : this.binding.maxThreads);
     const session = await this.binding.session(lowered.model, {
       threads,
-      keepDuplicates: lowered.hasRegions,
+      withoutOptimizers: lowered.withoutOptimizers,
       isQuiet,
       ...(options.profile !== undefined && { profile: options.profile }),
     });

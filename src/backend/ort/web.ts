@@ -95,16 +95,14 @@ export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
   web.env.logLevel = "fatal";
   const session = async (
     model: Uint8Array<ArrayBuffer>,
-    { keepDuplicates, profile }: SessionOptions,
+    { withoutOptimizers = [], profile }: SessionOptions,
   ): Promise<OrtSession> => {
     const loaded = await web.InferenceSession.create(model, {
       executionProviders: [provider],
       graphOptimizationLevel: "all",
       logSeverityLevel: 4,
-      ...(keepDuplicates && {
-        extra: {
-          optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" },
-        },
+      ...(withoutOptimizers.length > 0 && {
+        extra: { optimization: { disable_specified_optimizers: withoutOptimizers.join(";") } },
       }),
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
     });

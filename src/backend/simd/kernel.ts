@@ -177,12 +177,13 @@ function write({ arrays, scalars, body }: KernelSpec): Uint8Array<ArrayBuffer> {
       code.simd(simd.i32Greater);
       code.simd(simd.and);
       code.set(valid);
-      code.get(total);
+      // Halves first: each addition to the total waits for the one before.
       code.get(valid);
       code.simd(simd.promoteLow);
-      code.simd(simd.f64Add);
       code.upperHalf(valid);
       code.simd(simd.promoteLow);
+      code.simd(simd.f64Add);
+      code.get(total);
       code.simd(simd.f64Add);
       code.set(total);
     }

@@ -1,0 +1,217 @@
+/** The public surface of plasticity. */
+
+// Adapters
+export { type Adapter, matchTargets } from "./adapters/adapter.ts";
+export { type LoraAdapter, type LoraOptions, lora } from "./adapters/lora.ts";
+export { type LoadedAdapter, loadAdapter, saveAdapter } from "./adapters/peft.ts";
+// Derivatives
+export {
+  checkpoint,
+  grad,
+  gradientOf,
+  hvp,
+  valueAndGrad,
+  valueAndGradWithAux,
+  vjp,
+} from "./autodiff/grad.ts";
+// Running
+export type { Backend, Executable, LoadOptions, Program } from "./backend/backend.ts";
+export {
+  Compiled,
+  type CompileOptions,
+  compile,
+  evaluate,
+  spec,
+  trace,
+} from "./backend/compile.ts";
+export { eager } from "./backend/eager.ts";
+export { type NodeOrtOptions, nodeOrt } from "./backend/ort/node.ts";
+export { OrtBackend, workOf } from "./backend/ort/ort.ts";
+export { reference } from "./backend/reference/reference.ts";
+export { Arena } from "./backend/simd/arena.ts";
+export { Kernel, type KernelSpec } from "./backend/simd/kernel.ts";
+// Text
+export {
+  type BpeModel,
+  type BpeOptions,
+  toTokenizerConfig,
+  toTokenizerJson,
+  trainBpe,
+} from "./data/bpe.ts";
+export { nearestNeighbour } from "./data/nearest.ts";
+export { readDocuments, tokenizeFile } from "./data/stream.ts";
+export { loadTokenizer, Tokenizer, type TokenizerJson } from "./data/tokenizer.ts";
+// Errors
+export {
+  DtypeError,
+  type ErrorCode,
+  FormatError,
+  MissingError,
+  OptionError,
+  PlasticityError,
+  ShapeError,
+  StateError,
+  UnsupportedError,
+} from "./errors.ts";
+// The outside world
+export type { Clock, FileInfo, Files, Host, Log } from "./host/host.ts";
+// Generating
+export { Decoder, type DecoderOptions, type GenerateOptions } from "./infer/decoder.ts";
+export type { SampleOptions } from "./infer/sample.ts";
+// Files
+export { openCheckpoint } from "./io/checkpoint.ts";
+export { encodeSafetensors, SafetensorsFile, writeSafetensors } from "./io/safetensors.ts";
+// Operators: what a traced function is made of
+export { customVjp, type ScanOptions, scan, type ValueTree } from "./ir/control.ts";
+export {
+  abs,
+  add,
+  and,
+  bitAnd,
+  bitOr,
+  bitXor,
+  cast,
+  ceil,
+  clamp,
+  cos,
+  div,
+  equal,
+  erf,
+  exp,
+  floor,
+  greater,
+  greaterOrEqual,
+  isNan,
+  less,
+  lessOrEqual,
+  log,
+  maximum,
+  minimum,
+  mod,
+  mul,
+  neg,
+  not,
+  notEqual,
+  or,
+  pow,
+  reciprocal,
+  relu,
+  round,
+  rsqrt,
+  sigmoid,
+  sign,
+  sin,
+  softplus,
+  sqrt,
+  square,
+  stopGradient,
+  sub,
+  tanh,
+  where,
+  xor,
+} from "./ir/elementwise.ts";
+export {
+  crossEntropyRows,
+  dequantize,
+  gelu,
+  layerNorm,
+  logSoftmax,
+  quantizedLinear,
+  rmsNorm,
+  silu,
+  softmax,
+} from "./ir/fused.ts";
+export { type Operand, type Spec, Value } from "./ir/graph.ts";
+export {
+  gather,
+  gatherElements,
+  iota,
+  oneHot,
+  repeatInterleave,
+  scatterElements,
+  scatterNd,
+  trilMask,
+} from "./ir/indexing.ts";
+export {
+  chunk,
+  concat,
+  expand,
+  flip,
+  pad,
+  reshape,
+  slice,
+  split,
+  squeeze,
+  stack,
+  swapAxes,
+  transpose,
+  unsqueeze,
+} from "./ir/layout.ts";
+export {
+  avgPool,
+  type ConvOptions,
+  conv,
+  convTranspose,
+  type DotOptions,
+  dot,
+  matmul,
+  maxPool,
+  type PoolOptions,
+} from "./ir/linear.ts";
+export {
+  argMax,
+  argMin,
+  cumSum,
+  logSumExp,
+  max,
+  mean,
+  min,
+  norm,
+  prod,
+  sort,
+  sum,
+  topK,
+  variance,
+} from "./ir/reduce.ts";
+// Models
+export {
+  type LoadedModel,
+  loadModel,
+  readModelConfig,
+  type SaveOptions,
+  saveModel,
+} from "./models/folder.ts";
+export { Gpt2, type Gpt2Config } from "./models/gpt2.ts";
+export { Llama, type LlamaConfig } from "./models/llama.ts";
+export type {
+  ForwardOptions,
+  ForwardResult,
+  LanguageModel,
+  LanguageModelSizes,
+} from "./models/model.ts";
+// Layers, initialisers, losses
+export * as nn from "./nn/index.ts";
+// Optimisers
+export { type AdamWOptions, adamW } from "./optim/adamw.ts";
+export type { Optimizer } from "./optim/optimizer.ts";
+// Tensors
+export type { Dtype } from "./tensor/dtype.ts";
+export { Rng, type RngState } from "./tensor/rng.ts";
+export type { Dim, Shape, StaticShape } from "./tensor/shape.ts";
+export { Tensor } from "./tensor/tensor.ts";
+export type { Tree } from "./tensor/tree.ts";
+// Training
+export {
+  type PretrainOptions,
+  type PretrainResult,
+  pretrain,
+  type Snapshot,
+  type StepInfo,
+} from "./train/pretrain.ts";
+export { type Batch, type EvalResult, type Trainee, TrainProgram } from "./train/program.ts";
+export {
+  type ParameterGroup,
+  type UpdateInfo,
+  Updater,
+  type UpdaterOptions,
+} from "./train/updater.ts";
