@@ -1,46 +1,5 @@
 /** The public surface of plasticity. */
 
-// Adapters
-export { type Adapter, matchTargets } from "./adapters/adapter.ts";
-export { type LoraAdapter, type LoraOptions, lora } from "./adapters/lora.ts";
-export { type LoadedAdapter, loadAdapter, saveAdapter } from "./adapters/peft.ts";
-// Derivatives
-export {
-  checkpoint,
-  grad,
-  gradientOf,
-  hvp,
-  valueAndGrad,
-  valueAndGradWithAux,
-  vjp,
-} from "./autodiff/grad.ts";
-// Running
-export type { Backend, Executable, LoadOptions, Program } from "./backend/backend.ts";
-export {
-  Compiled,
-  type CompileOptions,
-  compile,
-  evaluate,
-  spec,
-  trace,
-} from "./backend/compile.ts";
-export { eager } from "./backend/eager.ts";
-export { type NodeOrtOptions, nodeOrt } from "./backend/ort/node.ts";
-export { OrtBackend, workOf } from "./backend/ort/ort.ts";
-export { reference } from "./backend/reference/reference.ts";
-export { Arena } from "./backend/simd/arena.ts";
-export { Kernel, type KernelSpec } from "./backend/simd/kernel.ts";
-// Text
-export {
-  type BpeModel,
-  type BpeOptions,
-  toTokenizerConfig,
-  toTokenizerJson,
-  trainBpe,
-} from "./data/bpe.ts";
-export { nearestNeighbour } from "./data/nearest.ts";
-export { readDocuments, tokenizeFile } from "./data/stream.ts";
-export { loadTokenizer, Tokenizer, type TokenizerJson } from "./data/tokenizer.ts";
 // Errors
 export {
   DtypeError,
@@ -53,14 +12,14 @@ export {
   StateError,
   UnsupportedError,
 } from "./errors.ts";
-// The outside world
-export type { Clock, FileInfo, Files, Host, Log } from "./host/host.ts";
-// Generating
-export { Decoder, type DecoderOptions, type GenerateOptions } from "./infer/decoder.ts";
-export type { SampleOptions } from "./infer/sample.ts";
-// Files
-export { openCheckpoint } from "./io/checkpoint.ts";
-export { encodeSafetensors, SafetensorsFile, writeSafetensors } from "./io/safetensors.ts";
+
+// Tensors
+export type { Dtype } from "./tensor/dtype.ts";
+export { Rng, type RngState } from "./tensor/rng.ts";
+export type { Dim, Shape, StaticShape } from "./tensor/shape.ts";
+export { Tensor } from "./tensor/tensor.ts";
+export type { Tree } from "./tensor/tree.ts";
+
 // Operators: what a traced function is made of
 export { customVjp, type ScanOptions, scan, type ValueTree } from "./ir/control.ts";
 export {
@@ -173,6 +132,41 @@ export {
   topK,
   variance,
 } from "./ir/reduce.ts";
+
+// Derivatives
+export {
+  checkpoint,
+  grad,
+  gradientOf,
+  hvp,
+  valueAndGrad,
+  valueAndGradWithAux,
+  vjp,
+} from "./autodiff/grad.ts";
+
+// Running
+export type { Backend, Executable, LoadOptions, Program } from "./backend/backend.ts";
+export {
+  Compiled,
+  type CompileOptions,
+  compile,
+  evaluate,
+  spec,
+  trace,
+} from "./backend/compile.ts";
+export { eager } from "./backend/eager.ts";
+export { defaultBackend } from "./backend/ort/default.ts";
+export { type NodeOrtOptions, nodeOrt } from "./backend/ort/node.ts";
+export { OrtBackend, workOf } from "./backend/ort/ort.ts";
+export { webOrt } from "./backend/ort/web.ts";
+export { reference } from "./backend/reference/reference.ts";
+export { Arena } from "./backend/simd/arena.ts";
+export { Kernel, type KernelSpec } from "./backend/simd/kernel.ts";
+
+// Layers, initialisers, losses; optimisers, schedules, parameter groups
+export * as nn from "./nn/index.ts";
+export * as optim from "./optim/index.ts";
+
 // Models
 export {
   type LoadedModel,
@@ -189,18 +183,43 @@ export type {
   LanguageModel,
   LanguageModelSizes,
 } from "./models/model.ts";
-// Layers, initialisers, losses
-export * as nn from "./nn/index.ts";
-// Optimisers
-export { type AdamWOptions, adamW } from "./optim/adamw.ts";
-export type { Optimizer } from "./optim/optimizer.ts";
-// Tensors
-export type { Dtype } from "./tensor/dtype.ts";
-export { Rng, type RngState } from "./tensor/rng.ts";
-export type { Dim, Shape, StaticShape } from "./tensor/shape.ts";
-export { Tensor } from "./tensor/tensor.ts";
-export type { Tree } from "./tensor/tree.ts";
+
+// Adapters
+export { type Adapter, matchTargets } from "./adapters/adapter.ts";
+export { type LoraAdapter, type LoraOptions, lora } from "./adapters/lora.ts";
+export { type LoadedAdapter, loadAdapter, saveAdapter } from "./adapters/peft.ts";
+
+// Text
+export {
+  type BpeModel,
+  type BpeOptions,
+  toTokenizerConfig,
+  toTokenizerJson,
+  trainBpe,
+} from "./data/bpe.ts";
+export {
+  applyTemplate,
+  defaultTemplate,
+  type EncodedExamples,
+  type Example,
+  encodeExamples,
+  type RawExample,
+  readExamples,
+} from "./data/examples.ts";
+export { nearestNeighbour } from "./data/nearest.ts";
+export { readDocuments, tokenizeFile } from "./data/stream.ts";
+export { loadTokenizer, Tokenizer, type TokenizerJson } from "./data/tokenizer.ts";
+
 // Training
+export {
+  type ExampleScore,
+  type FinetuneOptions,
+  type FinetuneResult,
+  type FinetuneStep,
+  finetune,
+  scoreExamples,
+  traineeOf,
+} from "./train/finetune.ts";
 export {
   type PretrainOptions,
   type PretrainResult,
@@ -209,9 +228,14 @@ export {
   type StepInfo,
 } from "./train/pretrain.ts";
 export { type Batch, type EvalResult, type Trainee, TrainProgram } from "./train/program.ts";
-export {
-  type ParameterGroup,
-  type UpdateInfo,
-  Updater,
-  type UpdaterOptions,
-} from "./train/updater.ts";
+export { type UpdateInfo, Updater, type UpdaterOptions } from "./train/updater.ts";
+
+// Generating
+export { Decoder, type DecoderOptions, type GenerateOptions } from "./infer/decoder.ts";
+export { type Answer, answerAll } from "./infer/exact-match.ts";
+export type { SampleOptions } from "./infer/sample.ts";
+export { openCheckpoint } from "./io/checkpoint.ts";
+export { encodeSafetensors, SafetensorsFile, writeSafetensors } from "./io/safetensors.ts";
+
+// The outside world and its files
+export type { Clock, FileInfo, Files, Host, Log } from "./host/host.ts";

@@ -64,7 +64,7 @@ type Rule<O extends OpName> = (context: VjpContext<O>) => Cotangents;
 function unbroadcast(ct: Value, shape: Shape): Value {
   const extra = ct.rank - shape.length;
   const axes = ct.shape.flatMap((dim, i) =>
-    i < extra || (shape[i - extra] === 1 && dim !== 1) ? [i] : [],
+    dim !== 1 && (i < extra || shape[i - extra] === 1) ? [i] : [],
   );
   return reshape(axes.length > 0 ? sum(ct, axes, { keepDims: true }) : ct, shape);
 }

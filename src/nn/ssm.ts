@@ -18,7 +18,16 @@ import { customVjp, scan } from "../ir/control.ts";
 import { add, and, cast, equal, exp, mul, not, sub, where } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { repeatInterleave, trilMask } from "../ir/indexing.ts";
-import { concat, expand, pad, reshape, slice, transpose, unsqueeze } from "../ir/layout.ts";
+import {
+  concat,
+  expand,
+  pad,
+  reshape,
+  slice,
+  swapAxes,
+  transpose,
+  unsqueeze,
+} from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { cumSum, sum } from "../ir/reduce.ts";
 import { sameShape, showShape, toStatic } from "../tensor/shape.ts";
@@ -159,7 +168,9 @@ export function selectiveScan(
     return reshape(padded, [chunks, chunk, batch, ...rest]);
   };
   const keep = resets && parts(cast(not(resets), x.dtype), 1);
-  const start = inputs.initial ?? fill(x, 0, [batch, channels, states]);
+  // Inside, channels are last: rows of D numbers are long, rows of N short.
+  const start = inputs.initial ? swapAxes(inputs.initial) : fill(x, 0, [batch, states, channels]);
+  const rows = transpose(a);
   type Step = { x: Value; delta: Value; b: Value; c: Value; keep?: Value };
   const xs: Step = {
     x: parts(x),
@@ -173,8 +184,11 @@ export function selectiveScan(
       scan(
         (h: Value, step: Step) => {
           const held = step.keep ? mul(h, reshape(step.keep, [batch, 1, 1])) : h;
-          const [y, next] = selectiveStep(held, { ...step, a });
-          return [next, y] as const;
+          const decay = exp(mul(unsqueeze(step.delta, 1), rows));
+          const drive = dot(unsqueeze(step.b, 2), unsqueeze(mul(step.delta, step.x), 1));
+          const next = add(mul(decay, held), drive);
+          const y = dot(unsqueeze(step.c, 1), next);
+          return [next, reshape(y, [batch, channels])] as const;
         },
         outer,
         part,
@@ -185,7 +199,7 @@ export function selectiveScan(
   // (chunks, chunk, B, D) → (B, T, D)
   const joined = slice(reshape(ys, [chunks * chunk, batch, channels]), 0, 0, length);
   const y = transpose(joined, [1, 0, 2]);
-  return { y: skip ? add(y, mul(x, skip)) : y, state };
+  return { y: skip ? add(y, mul(x, skip)) : y, state: swapAxes(state) };
 }
 
 export interface SelectiveStep {

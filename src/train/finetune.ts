@@ -5,8 +5,9 @@ import { type Example, epochBatches } from "../data/examples.ts";
 import { OptionError, StateError } from "../errors.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
-import { adamW } from "../optim/adamw.ts";
-import type { Optimizer } from "../optim/optimizer.ts";
+import { optimizerByName } from "../optim/by-name.ts";
+import { decayGroups } from "../optim/groups.ts";
+import { scheduleByName } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
 import { lossCount, makeBatch } from "./batches.ts";
 import { type Trainee, TrainProgram } from "./program.ts";
@@ -23,8 +24,12 @@ export interface FinetuneOptions {
   readonly accumulate?: number;
   /** Highest learning rate; default 2e-3 for adapters and 3e-4 for all parameters. */
   readonly learningRate?: number;
-  /** Share of the steps over which the rate rises; default 0.05. It then falls linearly to 0. */
+  /** Share of the steps over which the rate rises; default 0.05. */
   readonly warmup?: number;
+  /** How the rate goes on, by the names of `scheduleByName`; default "linear", down to 0. */
+  readonly schedule?: string;
+  /** By the names of `optimizerByName`; default "adamw". */
+  readonly optimizer?: string;
   /** On matrices only; default 0.01. */
   readonly weightDecay?: number;
   /** Default 1. */
@@ -61,13 +66,6 @@ export interface FinetuneResult {
 export interface ExampleScore {
   readonly nll: number;
   readonly accuracy: number;
-}
-
-/** Rises linearly to the peak, then falls linearly to 0. */
-function linearRate(step: number, steps: number, warmup: number, peak: number): number {
-  const rise = Math.max(1, Math.round(steps * warmup));
-  if (step < rise) return (peak * (step + 1)) / rise;
-  return (peak * (steps - step)) / Math.max(1, steps - rise);
 }
 
 /** What is trained: an adapter's new parameters beside a frozen model, or the model's own. */
@@ -108,21 +106,18 @@ export async function finetune(
   const peak = options.learningRate ?? (isFull ? 3e-4 : 2e-3);
   const perEpoch = Math.ceil(examples.length / batchSize);
   const steps = options.steps ?? epochs * perEpoch;
-  const paths = Object.keys(trainee.trained);
-  const isMatrix = (path: string): boolean => trainee.trained[path]!.shape.length > 1;
-  const group = (
-    keep: boolean,
-    optimizer: Optimizer,
-  ): { paths: string[]; optimizer: Optimizer } => ({
-    paths: paths.filter((path) => isMatrix(path) === keep),
-    optimizer,
+  const schedule = scheduleByName(options.schedule ?? "linear", {
+    totalSteps: steps,
+    warmupSteps: Math.round(steps * (options.warmup ?? 0.05)),
   });
-  const updater = new Updater(
-    trainee.trained,
-    [group(true, adamW({ weightDecay })), group(false, adamW({ weightDecay: 0 }))],
-    backend,
-    { clipNorm: options.clipNorm ?? 1, accumulates: accumulate > 1 },
+  const optimizer = options.optimizer ?? "adamw";
+  const groups = decayGroups(trainee.trained, { weightDecay }, (decay) =>
+    optimizerByName(optimizer, { weightDecay: decay }),
   );
+  const updater = new Updater(trainee.trained, groups, backend, {
+    clipNorm: options.clipNorm ?? 1,
+    accumulates: accumulate > 1,
+  });
   const program = new TrainProgram(trainee, backend, {
     checkpoint: options.checkpoint ?? false,
     cacheSize: 16,
@@ -152,7 +147,7 @@ export async function finetune(
           const noise = rng.fold("noise", step, start);
           loss += await program.lossAndGradients(part, params, gradients, total, noise);
         }
-        const learningRate = linearRate(step, steps, options.warmup ?? 0.05, peak);
+        const learningRate = peak * schedule(step);
         const { gradientNorm, isApplied } = await updater.step(learningRate);
         if (!isApplied || !Number.isFinite(loss)) {
           throw new StateError(

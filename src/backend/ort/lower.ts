@@ -14,8 +14,8 @@ import {
 import type { AttrsOf, OpName } from "../../ir/attrs.ts";
 import type { Graph, Node, Value } from "../../ir/graph.ts";
 import { legalize, reachable } from "../../ir/rewrite.ts";
-import type { Dtype } from "../../tensor/dtype.ts";
-import { type Dim, isStatic, type Shape } from "../../tensor/shape.ts";
+import { type Dtype, isFloat } from "../../tensor/dtype.ts";
+import { type Dim, isStatic, type Shape, sameShape, sizeOf, toStatic } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import type { Program } from "../backend.ts";
 
@@ -60,7 +60,8 @@ const native: Readonly<Record<OrtTarget, ReadonlySet<OpName>>> = {
   webgpu: new Set<OpName>(["softmax"]),
 };
 
-function isNative(target: OrtTarget, node: Node): boolean {
+/** Whether a target has a kernel for a fused operator. */
+export function isNative(target: OrtTarget, node: Node): boolean {
   return native[target].has(node.op) && node.outputs[0]!.dtype === "float32";
 }
 
@@ -85,7 +86,6 @@ const simple: { readonly [O in OpName]?: string } = {
   sub: "Sub",
   mul: "Mul",
   div: "Div",
-  pow: "Pow",
   min: "Min",
   max: "Max",
   equal: "Equal",
@@ -118,6 +118,8 @@ class Scope {
   readonly nodes: OnnxNode[] = [];
   readonly initializers: OnnxTensor[] = [];
   readonly names: Map<string, string> = new Map();
+  /** Names that stand in while the nodes of a region are written. */
+  delayed: ReadonlyMap<string, string> = new Map();
   readonly #constants: Map<string, string> = new Map();
   readonly #prefix: string;
   readonly #outer: Scope | undefined;
@@ -139,7 +141,7 @@ class Scope {
   }
 
   name(value: Value): string {
-    return this.names.get(value.key)!;
+    return this.delayed.get(value.key) ?? this.names.get(value.key)!;
   }
 
   node(
@@ -275,6 +277,16 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
   mod: (scope, inputs, _, node) => [
     scope.node("Mod", inputs, { fmod: int(node.outputs[0]!.dtype !== "int32") }),
   ],
+  pow: (scope, inputs, _, node) => {
+    // WebGPU's kernel fails on some broadcasts.
+    const out = node.outputs[0]!.shape;
+    const wide = inputs.map((name, i) => {
+      const { shape } = node.inputs[i]!;
+      const isPlain = scope.target !== "webgpu" || shape.length === 0 || sameShape(shape, out);
+      return isPlain ? name : expandTo(scope, name, shape, out);
+    });
+    return [scope.node("Pow", wide)];
+  },
   where: (scope, inputs, _, node) => {
     if (node.outputs[0]!.dtype !== "bool") return [scope.node("Where", inputs)];
     const [condition, a, b] = inputs;
@@ -301,31 +313,49 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
   },
   reshape: (scope, [x], { shape }, node) => [reshape(scope, x!, node.inputs[0]!.shape, shape)],
   transpose: (scope, [x], { perm }) => [scope.node("Transpose", [x!], { perm: ints(perm) })],
-  expand: (scope, [x], { shape }, node) => {
-    // Keeping a size needs no knowledge of it: 1 broadcasts to what is there.
-    const from = node.inputs[0]!.shape;
-    const lead = shape.length - from.length;
-    const asked = shape.map((dim, i) =>
-      typeof dim === "string" && from[i - lead] === dim ? 1 : dim,
-    );
-    return [scope.node("Expand", [x!, scope.shapeTensor(asked)])];
-  },
+  expand: (scope, [x], { shape }, node) => [expandTo(scope, x!, node.inputs[0]!.shape, shape)],
   slice: (scope, [x], { starts, ends, steps }, node) => {
     const shape = node.inputs[0]!.shape;
     const axes = shape.flatMap((dim, i) =>
       starts[i] === 0 && ends[i] === dim && steps[i] === 1 ? [] : [i],
     );
     if (axes.length === 0) return [x!];
-    // An end of -1 would count from the back; before the first is the smallest number.
-    const stops = axes.map((i) => (ends[i] === -1 ? -(2 ** 31) : (ends[i] as number)));
-    return [
+    const cut = (from: string, start: Per, end: Per, step: Per): string =>
       scope.node("Slice", [
-        x!,
-        scope.int64(axes.map((i) => starts[i]!)),
-        scope.int64(stops),
+        from,
+        ...[start, end].map((of) => scope.int64(axes.map(of))),
         scope.int64(axes),
-        scope.int64(axes.map((i) => steps[i]!)),
-      ]),
+        scope.int64(axes.map(step)),
+      ]);
+    type Per = (axis: number) => number;
+    // An end of -1 would count from the back; before the first is the smallest number.
+    const stop: Per = (i) => (ends[i] === -1 ? -(2 ** 31) : (ends[i] as number));
+    // WebGPU's kernel starts a negative step at the last element, wherever it should.
+    const isBackward: Per = (i) => Number(steps[i]! < 0 && starts[i] !== (shape[i] as number) - 1);
+    if (scope.target !== "webgpu" || !axes.some(isBackward)) {
+      return [
+        cut(
+          x!,
+          (i) => starts[i]!,
+          stop,
+          (i) => steps[i]!,
+        ),
+      ];
+    }
+    const lead = cut(
+      x!,
+      (i) => (steps[i]! < 0 ? 0 : starts[i]!),
+      (i) => (steps[i]! < 0 ? starts[i]! + 1 : stop(i)),
+      (i) => Math.max(1, steps[i]!),
+    );
+    const turned = (i: number): boolean => steps[i]! < 0;
+    return [
+      cut(
+        lead,
+        (i) => (turned(i) ? starts[i]! : 0),
+        (i) => (turned(i) ? stop(i) : (node.outputs[0]!.shape[i] as number)),
+        (i) => (turned(i) ? steps[i]! : 1),
+      ),
     ];
   },
   concat: (scope, inputs, { axis }) => [scope.node("Concat", inputs, { axis: int(axis) })],
@@ -360,12 +390,17 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
       output_padding: ints(attrs.outputPadding),
     }),
   ],
-  maxPool: (scope, [x], { kernel, strides, pads }, node) => {
+  maxPool: (scope, [x], attrs, node) => {
     const attributes = {
-      kernel_shape: ints(kernel),
-      strides: ints(strides),
-      pads: ints(pads),
+      kernel_shape: ints(attrs.kernel),
+      strides: ints(attrs.strides),
+      pads: ints(attrs.pads),
     };
+    if (!usedOutputs.get(node)!.has(1)) return [scope.node("MaxPool", [x!], attributes), ""];
+    if (scope.target === "webgpu") {
+      const values = scope.node("MaxPool", [x!], attributes);
+      return [values, placesOfMax(scope, x!, values, attrs, node)];
+    }
     const [values, indices] = scope.nodeMany("MaxPool", [x!], 2, attributes);
     return [values!, scope.cast(indices!, node.outputs[1]!.dtype)];
   },
@@ -424,6 +459,15 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
   },
 };
 
+function expandTo(scope: Scope, x: string, from: Shape, shape: Shape): string {
+  // Keeping a size needs no knowledge of it: 1 broadcasts to what is there.
+  const lead = shape.length - from.length;
+  const asked = shape.map((dim, i) =>
+    typeof dim === "string" && from[i - lead] === dim ? 1 : dim,
+  );
+  return scope.node("Expand", [x, scope.shapeTensor(asked)]);
+}
+
 function constant(scope: Scope, tensor: Tensor): string {
   return scope.initializer(tensor.dtype, tensor.shape, tensor.data);
 }
@@ -462,6 +506,14 @@ function dot(
     };
     return scope.node("Gemm", c === undefined ? [a, b] : [a, b, c], attributes);
   }
+  const inner = node.inputs[0]!.shape.at(transA ? -2 : -1)!;
+  if (inner === 0) {
+    // WebGPU's kernel crashes.
+    return scope.node("Expand", [
+      constant(scope, Tensor.from([0], [], dtype)),
+      scope.shapeTensor(shape),
+    ]);
+  }
   let product: string;
   if (scope.target !== "webgpu" && dtype === "float32") {
     const attributes = { transA: int(transA), transB: int(transB), alpha: { float: alpha } };
@@ -476,12 +528,56 @@ function dot(
       product = scope.node("Mul", [product, constant(scope, Tensor.from([alpha], [], dtype))]);
     }
   }
+  if (typeof inner === "number") return product;
   // ONNX Runtime 1.30.0 leaves all but the first of a stack unwritten when there is nothing to sum.
-  const inner = node.inputs[0]!.shape.at(transA ? -2 : -1)!;
-  if (typeof inner === "number" && inner > 0) return product;
   const isFilled = scope.node("Greater", [scope.shapeTensor([inner]), scope.int64([0])]);
   const zero = constant(scope, Tensor.from([0], [], dtype));
   return scope.node("Where", [isFilled, product, zero]);
+}
+
+/** Where in the input each window has its largest element, the first of equals: no kernel on WebGPU. */
+function placesOfMax(
+  scope: Scope,
+  x: string,
+  values: string,
+  { kernel, strides, pads }: AttrsOf["maxPool"],
+  node: Node,
+): string {
+  const from = toStatic(node.inputs[0]!.shape, "maxPool on WebGPU");
+  const out = node.outputs[0]!.shape as readonly number[];
+  const spatial = kernel.length;
+  const around = [0, 0, ...pads.slice(0, spatial), 0, 0, ...pads.slice(spatial)];
+  const padded = (data: string, fill: Tensor): string =>
+    scope.node("Pad", [data, scope.int64(around), constant(scope, fill)], {
+      mode: { string: "constant" },
+    });
+  const count = Int32Array.from({ length: sizeOf(from) }, (_, i) => i);
+  const inside = padded(x, Tensor.from([-Infinity], [], node.inputs[0]!.dtype));
+  const places = padded(scope.initializer("int32", from, count), Tensor.from([0], [], "int32"));
+  const axes = scope.int64(kernel.map((_, i) => 2 + i));
+  const taps = kernel.reduce((product, size) => product * size, 1);
+  let found = "";
+  // From the last position to the first, which thereby wins.
+  for (let tap = taps - 1; tap >= 0; tap--) {
+    const offset: number[] = [];
+    for (let i = spatial - 1, rest = tap; i >= 0; i--) {
+      offset.unshift(rest % kernel[i]!);
+      rest = Math.floor(rest / kernel[i]!);
+    }
+    const ends = offset.map((o, i) => o + (out[2 + i]! - 1) * strides[i]! + 1);
+    const at = (data: string): string =>
+      scope.node("Slice", [
+        data,
+        scope.int64(offset),
+        scope.int64(ends),
+        axes,
+        scope.int64(strides),
+      ]);
+    const place = at(places);
+    const isMax = scope.node("Equal", [at(inside), values]);
+    found = found === "" ? place : scope.node("Where", [isMax, place, found]);
+  }
+  return found;
 }
 
 function scan(
@@ -575,14 +671,59 @@ function emitGraph(scope: Scope, graph: Graph, outputs: readonly Value[]): void 
     merged.add(merge.into);
     merges.set(node, merge.emit);
   }
+  const regions = new Map<number, ReadonlyMap<string, string>>();
   for (const node of nodes) {
     if (node.op === "input" || merged.has(node)) continue;
+    if (node.region !== 0 && !regions.has(node.region)) {
+      scope.delayed = new Map();
+      regions.set(node.region, delay(scope, nodes, node));
+    }
+    scope.delayed = regions.get(node.region) ?? new Map();
     const merge = merges.get(node);
     const made = merge ? [merge()] : emitNode(scope, node);
     made.forEach((name, i) => {
       scope.names.set(`${node.id}.${i}`, name);
     });
   }
+  scope.delayed = new Map();
+}
+
+/**
+ * Values that a region of recomputation reads, made to wait for its cotangent, the last of them to be
+ * made. ONNX Runtime orders nodes by their dependencies alone, and would recompute all regions before
+ * the first derivative, keeping everything. A choice between a value and itself is no arithmetic.
+ */
+function delay(scope: Scope, nodes: readonly Node[], first: Node): ReadonlyMap<string, string> {
+  const read = new Map<string, Value>();
+  for (const node of nodes) {
+    if (node.region !== first.region) continue;
+    for (const value of node.inputs) {
+      const { op, region, id } = value.node;
+      if (region === first.region || op === "input" || op === "constant" || id > first.id) continue;
+      if (isFloat(value.dtype)) read.set(value.key, value);
+    }
+  }
+  const last = [...read.values()].reduce<Value | undefined>(
+    (a, b) => (a && a.node.id > b.node.id ? a : b),
+    undefined,
+  );
+  if (!last || last.shape.includes(0)) return new Map();
+  const ends = last.shape.map(() => 1);
+  const element = scope.node("Slice", [
+    scope.name(last),
+    scope.int64(ends.map(() => 0)),
+    scope.int64(ends),
+  ]);
+  const number = scope.node("Reshape", [element, scope.int64([])]);
+  const zero = constant(scope, Tensor.from([0], [], last.dtype));
+  const choice = scope.node("Less", [number, zero]);
+  read.delete(last.key);
+  return new Map(
+    [...read].map(([key, value]) => {
+      const name = scope.name(value);
+      return [key, scope.node("Where", [choice, name, name])];
+    }),
+  );
 }
 
 /** add(dot, bias) is one Gemm; add(a, scatter into zeros) scatters into a. */
@@ -597,6 +738,7 @@ function mergeAdd(
   ] as const) {
     const value = node.inputs[at]!;
     const rest = node.inputs[other]!;
+    if (value.node.region !== node.region) continue;
     if (single(value, "dot") && value.rank === 2 && rest.node !== value.node) {
       const fits = rest.rank === 1 ? rest.shape[0] === value.shape[1] : false;
       if (!fits || value.dtype !== "float32") continue;
@@ -609,7 +751,7 @@ function mergeAdd(
         },
       };
     }
-    if (single(value, "scatterNd") && sameSize(value, rest)) {
+    if (single(value, "scatterNd") && sameShape(value.shape, rest.shape)) {
       const [zeros, indices, updates] = value.node.inputs;
       const { reduction } = (value.node as Node<"scatterNd">).attrs;
       if (reduction !== "add" || !isZero(zeros!)) continue;
@@ -625,10 +767,6 @@ function mergeAdd(
     }
   }
   return undefined;
-}
-
-function sameSize(a: Value, b: Value): boolean {
-  return a.rank === b.rank && a.shape.every((dim, i) => dim === b.shape[i]);
 }
 
 function isZero(value: Value): boolean {

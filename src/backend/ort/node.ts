@@ -103,7 +103,16 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
       },
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
     };
-    loaded.loadModel(model.buffer, model.byteOffset, model.byteLength, sessionOptions);
+    try {
+      loaded.loadModel(model.buffer, model.byteOffset, model.byteLength, sessionOptions);
+    } catch (cause) {
+      if (!/WebGPU adapter|RequestAdapter/.test((cause as Error).message)) throw cause;
+      throw new UnsupportedError(
+        `engine: this machine has no WebGPU adapter, or no driver for it — use provider "cpu".`,
+        {},
+        { cause },
+      );
+    }
     const runLoud: OrtSession["runSync"] & {} = (feeds, fetches) => loaded.run(feeds, fetches, {});
     const runSync = isQuiet ? quietly(runLoud) : runLoud;
     return {

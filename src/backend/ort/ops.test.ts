@@ -1,16 +1,11 @@
 /** Every operator on every ONNX Runtime target, against the reference backend. */
 import { afterAll, describe, expect, test } from "vitest";
-import { allclose } from "../../../test/support/allclose.ts";
-import type { OperatorCase } from "../../../test/support/operators/case.ts";
 import { operatorCases } from "../../../test/support/operators.ts";
-import { tolerance } from "../../../test/support/tolerance.ts";
+import { compare, dirty, programOf, resultsOf } from "../../../test/support/run-case.ts";
 import { UnsupportedError } from "../../errors.ts";
 import type { AttrsOf, OpName } from "../../ir/attrs.ts";
-import { type Graph, Value } from "../../ir/graph.ts";
-import { isFloat } from "../../tensor/dtype.ts";
-import { Tensor } from "../../tensor/tensor.ts";
-import type { Backend, Program } from "../backend.ts";
-import { spec, trace } from "../compile.ts";
+import type { Graph } from "../../ir/graph.ts";
+import type { Backend } from "../backend.ts";
 import { reference } from "../reference/reference.ts";
 import { nodeOrt } from "./node.ts";
 import { webOrt } from "./web.ts";
@@ -20,51 +15,6 @@ const targets: readonly (readonly [string, () => Promise<Backend>])[] = [
   ["wasm", () => webOrt()],
 ];
 const judge = reference();
-
-function programOf({ fn, runs, shapes }: OperatorCase): Program {
-  const specs = runs[0]!.map(({ shape, dtype }, i) => spec(shapes?.[i] ?? shape, dtype));
-  return trace((...inputs: Value[]) => {
-    const made = fn(...inputs);
-    return made instanceof Value ? [made] : [...made];
-  }, specs).program;
-}
-
-type Runs = readonly (readonly Tensor[])[];
-
-async function resultsOf(
-  backend: Backend,
-  program: Program,
-  { runs, frozen = [] }: OperatorCase,
-  into: Runs = [],
-): Promise<Tensor[][]> {
-  const stored = new Map(frozen.map((i) => [program.inputs[i]!, runs[0]![i]!]));
-  const executable = await backend.load(program, { frozen: stored });
-  try {
-    const results: Tensor[][] = [];
-    for (const [run, all] of runs.entries()) {
-      const inputs = all.filter((_, i) => !frozen.includes(i));
-      results.push(await executable.run(inputs, into[run]));
-    }
-    return results;
-  } finally {
-    await executable.release();
-  }
-}
-
-/** Memory in which a number that was not written shows. */
-function dirty({ shape, dtype, size }: Tensor): Tensor {
-  return Tensor.from(new Array<number>(size).fill(77), shape, dtype);
-}
-
-function compare(actual: readonly Tensor[], expected: readonly Tensor[], allowed?: number): void {
-  expect(actual).toHaveLength(expected.length);
-  expected.forEach((should, i) => {
-    const is = actual[i]!;
-    expect(is.dtype).toBe(should.dtype);
-    const within = isFloat(is.dtype) ? tolerance[is.dtype as keyof typeof tolerance] : 0;
-    allclose(is, should, Math.max(allowed ?? within, Number.MIN_VALUE), `output ${i}`);
-  });
-}
 
 function opsIn(graph: Graph): Set<OpName> {
   const found = new Set<OpName>();
@@ -105,7 +55,7 @@ describe.each(targets)("%s", (_, make) => {
         const into = expected.map((results) => results.map(dirty));
         const actual = await resultsOf(await backend, program, one, into);
         actual.forEach((results, run) => {
-          compare(results, expected[run]!, one.tolerance);
+          compare(results, expected[run]!);
         });
       });
     }

@@ -19,7 +19,6 @@ export interface OperatorCase {
   readonly shapes?: readonly Shape[];
   /** Inputs that are stored in the program, the same in all runs. */
   readonly frozen?: readonly number[];
-  readonly tolerance?: number;
   /** What targets without a kernel say when the program is loaded. */
   readonly unsupported?: RegExp;
 }

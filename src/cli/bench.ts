@@ -1,0 +1,81 @@
+/** `plasticity bench`: how fast and how large, beside other libraries in the same run. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import { nodeOrt } from "../index.ts";
+import { describeMachine, showMachine } from "./bench/machine.ts";
+import { built, placeOf, root } from "./bench/place.ts";
+import { groups } from "./bench/plan.ts";
+import { showRow } from "./bench/results.ts";
+import { runAll } from "./bench/run.ts";
+import { type Command, oneOf, wholeFrom } from "./command.ts";
+
+export const bench: Command = {
+  name: "bench",
+  summary: "Time and weigh training and decoding, beside other libraries.",
+  usage: "plasticity bench [--peers] [--group <name>] [--rounds <n>] [--threads <n>] [--json]",
+  example: "plasticity bench --peers --group gpt",
+  options: {
+    peers: { type: "flag", about: "compare with the libraries in bench/peers, and judge limits" },
+    group: {
+      type: "string",
+      value: "name",
+      about: `one group only: ${groups.join(", ")}`,
+      check: oneOf(...groups),
+    },
+    rounds: {
+      type: "number",
+      value: "n",
+      about: "rounds, taken in turns by both sides",
+      default: 7,
+      check: wholeFrom(1, 100),
+    },
+    threads: {
+      type: "number",
+      value: "n",
+      about: "threads of each side; default all cores",
+      check: wholeFrom(1, 1024),
+    },
+  },
+  run: async ({ host, output, options, signal }) => {
+    const threads = Number(options["threads"] ?? availableParallelism());
+    const rounds = Number(options["rounds"]);
+    const group = options["group"] as string | undefined;
+    const folder = await mkdtemp(join(tmpdir(), "plasticity-bench-"));
+    try {
+      const { results, isFailure } = await runAll(placeOf(host, folder), built, {
+        threads,
+        rounds,
+        withPeers: options["peers"] === true,
+        ...(group !== undefined && { group }),
+        signal,
+        onProgress: (text) => output.progress(text, true),
+      });
+      const machine = await describeMachine(root, {
+        onnxruntime: (await nodeOrt()).binding.version,
+        threads,
+        rounds,
+        date: new Date(host.clock.now()).toISOString(),
+      });
+      output.line(showMachine(machine));
+      output.line();
+      output.table(["work", "ours", "theirs", "ratio", "limit", "holds"], results.map(showRow), [
+        "left",
+        "right",
+        "left",
+        "right",
+        "right",
+        "left",
+      ]);
+      const noted = results.filter(({ note }) => note);
+      if (noted.length > 0) output.line();
+      for (const { work, unit, note } of noted) {
+        output.line(output.style(`${work} [${unit}]: ${note}`, "dim"));
+      }
+      output.json({ machine, results });
+      if (isFailure) process.exitCode = 1;
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  },
+};

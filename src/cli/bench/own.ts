@@ -1,0 +1,105 @@
+/** Measures without a second process: efficiency of products, start-up, memory over many shapes. */
+import { execFile } from "node:child_process";
+import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { StateError } from "../../index.ts";
+import { Arm } from "./arm.ts";
+import type { ContestOptions, Place } from "./contest.ts";
+import { judge, median, type Result } from "./results.ts";
+
+const run = promisify(execFile);
+
+type Options = Pick<ContestOptions, "threads" | "rounds" | "signal" | "onProgress">;
+
+/** Products with M, N, K >= 256 of the LoRA step against a 1024-cube, round by round. */
+export async function runProducts(place: Place, options: Options): Promise<Result> {
+  const weights = await place.weights("gpt2-small");
+  const command = place.ours("gpt2small-products", options.threads, weights);
+  options.onProgress?.("products of the LoRA step");
+  const arm = await Arm.start("plasticity", command, options.signal);
+  const warmUp = 1;
+  for (let round = 0; round < warmUp + options.rounds; round++) await arm.steps(1);
+  const { products = [] } = await arm.end();
+  const rounds = products.slice(warmUp);
+  if (rounds.length === 0) throw new StateError("bench: the profile holds no step.");
+  // The ratio is of one round's two rates, so that a slow moment weighs on both.
+  const ratio = median(rounds.map(({ step, gemm }) => step / gemm));
+  const gemm = median(rounds.map((round) => round.gemm));
+  const share = median(rounds.map((round) => round.share));
+  return judge({
+    work: "LoRA step, products with M, N, K ≥ 256",
+    unit: "GFLOP/s",
+    ours: ratio * gemm,
+    peer: "product of 1024³ in the same process",
+    theirs: gemm,
+    limit: 0.85,
+    note: `${options.threads} threads; ${Math.round(100 * share)} % of the step's time is in these products; times from ONNX Runtime's profile`,
+  });
+}
+
+/** Wall time of whole processes. */
+export async function runStartup(
+  main: string,
+  library: string,
+  options: Options,
+): Promise<Result[]> {
+  const rows = [
+    { work: "plasticity --help", args: [main, "--help"], limit: 0.3 },
+    {
+      work: "import of the library",
+      args: [
+        "--input-type=module",
+        "-e",
+        `await import(${JSON.stringify(pathToFileURL(library).href)})`,
+      ],
+      limit: 0.2,
+    },
+  ];
+  const seconds: number[][] = rows.map(() => []);
+  for (let round = 0; round < 1 + Math.max(5, options.rounds); round++) {
+    options.onProgress?.("start-up");
+    for (const [i, { args }] of rows.entries()) {
+      const start = performance.now();
+      await run(process.execPath, args, options.signal && { signal: options.signal });
+      if (round > 0) seconds[i]!.push((performance.now() - start) / 1000);
+    }
+  }
+  return rows.map(({ work, limit }, i) =>
+    judge({
+      work,
+      unit: "s",
+      ours: median(seconds[i]!),
+      peer: null,
+      theirs: null,
+      limit,
+      note: "a whole process, Node's own start included",
+    }),
+  );
+}
+
+export const memorySteps = { first: 500, total: 2500 } as const;
+
+/** Growth of resident memory while programs of 200 shapes come and go. */
+export async function runMemory(
+  place: Place,
+  options: Options,
+  steps: { readonly first: number; readonly total: number } = memorySteps,
+): Promise<Result> {
+  options.onProgress?.("memory over 200 shapes");
+  const command = place.ours("shapes", options.threads, await place.weights("none"));
+  const arm = await Arm.start("plasticity", command, options.signal);
+  const early = await arm.steps(steps.first);
+  options.onProgress?.(`memory over 200 shapes: ${early.rssMb} MB after ${steps.first} steps`);
+  const late = await arm.steps(steps.total - steps.first);
+  await arm.end();
+  const growth = 100 * (late.rssMb! / early.rssMb! - 1);
+  return judge({
+    work: `resident memory, step ${steps.first} to ${steps.total}, 200 shapes twice`,
+    unit: "%",
+    ours: growth,
+    peer: null,
+    theirs: null,
+    limit: 5,
+    note: `${early.rssMb} MB, then ${late.rssMb} MB, garbage collected`,
+  });
+}

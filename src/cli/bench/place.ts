@@ -1,0 +1,55 @@
+/** Where the programs of a comparison are: our worker in dist, peers in bench/peers. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Host, MissingError } from "../../index.ts";
+import type { Place } from "./contest.ts";
+import type { WeightsName } from "./plan.ts";
+import { writeWeights } from "./weights.ts";
+
+/** The package's folder, from src/cli/bench as from dist/cli/bench. */
+export const root: string = fileURLToPath(new URL("../../..", import.meta.url));
+
+export const built: Readonly<Record<"main" | "library" | "worker", string>> = {
+  main: join(root, "dist/cli/main.js"),
+  library: join(root, "dist/index.js"),
+  worker: join(root, "dist/cli/bench/worker.js"),
+};
+
+/** The interpreter of the Python peers. */
+function findPython(host: Host, peers: string): string | undefined {
+  const named = host.env("PLASTICITY_BENCH_PYTHON");
+  if (named) return named;
+  const own = join(peers, "py/.venv/bin/python");
+  return existsSync(own) ? own : undefined;
+}
+
+/**
+ * @param folder where weights files go
+ * @throws MissingError when the package is not built.
+ */
+export function placeOf(host: Host, folder: string): Place {
+  if (!existsSync(built.worker)) {
+    throw new MissingError(`bench: ${built.worker} is not there — run "npm run build".`);
+  }
+  const peers = join(root, "bench/peers");
+  const python = findPython(host, peers);
+  return {
+    // Memory is read after a collection.
+    ours: (work, threads, weights) => [
+      process.execPath,
+      "--expose-gc",
+      built.worker,
+      work,
+      String(threads),
+      weights,
+    ],
+    theirs: (peer, threads, weights) => {
+      const runtime = peer.kind === "npm" ? process.execPath : python;
+      const script = join(peers, peer.script);
+      if (runtime === undefined || !existsSync(script)) return undefined;
+      return [runtime, script, peer.work, String(threads), weights];
+    },
+    weights: (name) => writeWeights(host, folder, name as WeightsName),
+  };
+}

@@ -1,0 +1,175 @@
+/** What is compared with whom, and the limits. */
+import type { Measure } from "./results.ts";
+
+export interface Peer {
+  readonly kind: "npm" | "python";
+  /** For people. */
+  readonly name: string;
+  /** The program in bench/peers, and its work. */
+  readonly script: string;
+  readonly work: string;
+  readonly remedy: string;
+}
+
+export interface Contest {
+  readonly group: string;
+  readonly work: string;
+  /** The work of our worker, and the weights file that both sides read. */
+  readonly ours: string;
+  readonly weights: WeightsName;
+  readonly threads: "all" | 1;
+  readonly peer?: Peer;
+  readonly rows: readonly { readonly unit: Measure; readonly limit: number | null }[];
+  readonly tokensPerStep?: number;
+  /** For sides that take seconds a step. */
+  readonly maxRounds?: number;
+}
+
+export type WeightsName = "gpt-tiny" | "lstm" | "cnn" | "gpt2-small" | "none";
+
+const npm = (script: string, work: string, name: string): Peer => ({
+  kind: "npm",
+  name,
+  script,
+  work,
+  remedy: 'run "npm run bench:setup".',
+});
+
+const torch = (work: string, name = "PyTorch"): Peer => ({
+  kind: "python",
+  name,
+  script: "py/worker.py",
+  work,
+  remedy: "set PLASTICITY_BENCH_PYTHON to a Python with bench/peers/py/requirements.txt installed.",
+});
+
+const tiny = "tiny GPT (4 layers, d 128, T 128, batch 8, V 2048)";
+const small = "GPT-2 small";
+const time = (limit: number | null): Contest["rows"] => [{ unit: "ms", limit }];
+
+const gpt = { group: "gpt", weights: "gpt-tiny", threads: "all" } as const;
+const lora = { group: "lora", weights: "gpt2-small", threads: "all" } as const;
+const decode = {
+  group: "decode",
+  weights: "gpt2-small",
+  threads: "all",
+  work: `${small}, decode 128 after a prompt of 128`,
+  ours: "gpt2small-decode",
+  tokensPerStep: 128,
+} as const;
+
+export const contests: readonly Contest[] = [
+  {
+    ...gpt,
+    work: `${tiny}, forward+backward`,
+    ours: "gpt-fwdbwd",
+    peer: npm("jax-js.mjs", "gpt-fwdbwd", "jax-js wasm as shipped (1 thread)"),
+    rows: time(7),
+  },
+  {
+    ...gpt,
+    work: `${tiny}, forward+backward, equal threads`,
+    ours: "gpt-fwdbwd",
+    peer: npm("jax-js.mjs", "gpt-fwdbwd-workers", "jax-js wasm with workers"),
+    rows: time(4),
+  },
+  {
+    ...gpt,
+    work: `${tiny}, forward+backward, one thread each`,
+    ours: "gpt-fwdbwd",
+    threads: 1,
+    peer: npm("jax-js.mjs", "gpt-fwdbwd", "jax-js wasm as shipped"),
+    rows: time(4),
+  },
+  {
+    ...gpt,
+    work: `${tiny}, AdamW step`,
+    ours: "gpt-adamw",
+    peer: npm("tfjs.mjs", "gpt-adamw-plain", "tfjs wasm (1 thread)"),
+    rows: time(50),
+    maxRounds: 3,
+  },
+  {
+    ...gpt,
+    work: `${tiny}, AdamW step`,
+    ours: "gpt-adamw",
+    peer: npm("tfjs.mjs", "gpt-adamw", "tfjs wasm, gradients transposed by hand (1 thread)"),
+    rows: time(null),
+    maxRounds: 5,
+  },
+  {
+    ...gpt,
+    work: `${tiny}, AdamW step`,
+    ours: "gpt-adamw",
+    peer: torch("gpt-adamw"),
+    rows: time(1),
+  },
+  {
+    group: "lstm",
+    work: "LSTM (T 128, batch 32, E 256, H 256, V 2048), AdamW step",
+    ours: "lstm-adamw",
+    weights: "lstm",
+    threads: "all",
+    peer: torch("lstm-adamw"),
+    rows: time(1),
+  },
+  {
+    group: "cnn",
+    work: "CNN (3 convolutions, 32 × 3 × 32 × 32), SGD step",
+    ours: "cnn-sgd",
+    weights: "cnn",
+    threads: "all",
+    peer: torch("cnn-sgd"),
+    rows: time(1),
+  },
+  {
+    ...lora,
+    work: `${small}, LoRA r 8 on c_attn, T 128, batch 2`,
+    ours: "gpt2small-lora",
+    peer: torch("gpt2small-lora", "PyTorch with PEFT"),
+    rows: [
+      { unit: "ms", limit: 1 },
+      { unit: "MB", limit: 0.7 },
+    ],
+  },
+  {
+    ...lora,
+    work: `${small}, LoRA r 8 on q and v, T 128, batch 2`,
+    ours: "gpt2small-lora-qv",
+    peer: torch("gpt2small-lora-qv"),
+    rows: [
+      { unit: "ms", limit: 1 },
+      { unit: "MB", limit: 0.7 },
+    ],
+  },
+  {
+    ...decode,
+    peer: torch("gpt2small-decode", "transformers on PyTorch"),
+    rows: [{ unit: "tokens/s", limit: 1.3 }],
+  },
+  {
+    ...decode,
+    peer: torch("gpt2small-decode-plain", "PyTorch by hand, cache laid out"),
+    rows: [{ unit: "tokens/s", limit: null }],
+  },
+];
+
+/** Groups that are not contests of two processes. */
+export const ownGroups = ["products", "startup", "memory"] as const;
+
+export const groups: readonly string[] = [
+  ...new Set([...contests.map(({ group }) => group), ...ownGroups]),
+];
+
+/** The contests of a group; without peers, one for each work of ours. */
+export function contestsOf(group: string | undefined, withPeers: boolean): readonly Contest[] {
+  const wanted = contests.filter((contest) => group === undefined || contest.group === group);
+  if (withPeers) return wanted;
+  const seen = new Set<string>();
+  return wanted
+    .filter(({ ours, threads }) => {
+      const key = `${ours} ${threads}`;
+      return !seen.has(key) && seen.add(key);
+    })
+    .map(({ peer: _, ...own }) => own);
+}
