@@ -176,6 +176,7 @@ export {
   saveModel,
 } from "./models/folder.ts";
 export { Gpt2, type Gpt2Config } from "./models/gpt2.ts";
+export { wireInduction } from "./models/induction.ts";
 export { Llama, type LlamaConfig } from "./models/llama.ts";
 export type {
   ForwardOptions,

@@ -4,6 +4,7 @@ import {
   Llama,
   OptionError,
   pretrain,
+  Rng,
   readDocuments,
   SafetensorsFile,
   type Snapshot,
@@ -14,6 +15,7 @@ import {
   toTokenizerConfig,
   toTokenizerJson,
   trainBpe,
+  wireInduction,
   writeSafetensors,
 } from "./library.ts";
 import { countParameters, openBackend, threadsOption } from "./models.ts";
@@ -111,13 +113,19 @@ async function run(context: CommandContext): Promise<void> {
       { step: String(snapshot.state.step) },
     );
   };
+  const seed = options["seed"] as number;
+  const { params } = model.init(new Rng(seed).fold("init"));
+  if (options["init"] === "induction") {
+    wireInduction(model, params, new Rng(seed).fold("induction"));
+  }
   const result = await pretrain(model, train.tokens, heldOut.tokens, backend, {
     steps: options["steps"] as number,
     batchSize,
     seqLen,
     learningRate: options["learning-rate"] as number,
     repeats: options["repeats"] as number,
-    seed: options["seed"] as number,
+    seed,
+    params,
     evalEvery: options["eval-every"] as number,
     saveEvery: options["save-every"] as number,
     ...(resume && { resume }),
@@ -165,7 +173,7 @@ export const pretrainCommand: Command = {
   summary: "train a small Llama from scratch on a long text",
   usage: "plasticity pretrain --data <train.txt> --held-out <heldout.txt> --out <folder>",
   example:
-    "plasticity pretrain --data train.txt --held-out heldout.txt --out my-model --steps 3500",
+    "plasticity pretrain --data train.txt --held-out heldout.txt --out my-model --steps 3000",
   options: {
     data: {
       type: "string",
@@ -178,7 +186,7 @@ export const pretrainCommand: Command = {
       value: "folder",
       about: "where model and tokenizer go; a stopped run in it goes on",
     },
-    steps: { type: "number", default: 3500, about: "optimiser steps", check: wholeFrom(1) },
+    steps: { type: "number", default: 3000, about: "optimiser steps", check: wholeFrom(1) },
     "batch-size": {
       type: "number",
       default: 8,
@@ -235,6 +243,13 @@ export const pretrainCommand: Command = {
       default: "float16",
       about: "weights on disk: float16 or float32",
       check: oneOf("float16", "float32"),
+    },
+    init: {
+      type: "string",
+      value: "kind",
+      default: "induction",
+      about: "first numbers: plain, or with a circuit that copies",
+      check: oneOf("plain", "induction"),
     },
     "eval-every": {
       type: "number",

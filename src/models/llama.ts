@@ -18,7 +18,14 @@ import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { RmsNorm } from "../nn/norm.ts";
-import { type RopeScaling, type Rotation, ropeTable, rotate, rotationAt } from "../nn/rope.ts";
+import {
+  type RopeOptions,
+  type RopeScaling,
+  type Rotation,
+  ropeTable,
+  rotate,
+  rotationAt,
+} from "../nn/rope.ts";
 import { flag, positive, positiveReal, readConfig } from "./config.ts";
 import type {
   ForwardOptions,
@@ -217,6 +224,17 @@ export class Llama extends Module implements LanguageModel {
     this.config = toJson(config, this.sizes);
   }
 
+  /** Positions' rotation. */
+  get rope(): RopeOptions {
+    const { ropeTheta, ropeScaling } = this.#config;
+    return {
+      headDim: this.sizes.headDim,
+      theta: ropeTheta ?? 10000,
+      maxPositions: this.sizes.maxPositions,
+      ...(ropeScaling && { scaling: ropeScaling }),
+    };
+  }
+
   get embedding(): Slot {
     return this.model.embed_tokens.weight;
   }
@@ -250,16 +268,7 @@ export class Llama extends Module implements LanguageModel {
   #table(positions: number): ReturnType<typeof ropeTable> {
     let table = this.#tables.get(positions);
     if (!table) {
-      const { ropeTheta, ropeScaling } = this.#config;
-      table = ropeTable(
-        {
-          headDim: this.sizes.headDim,
-          theta: ropeTheta ?? 10000,
-          maxPositions: this.sizes.maxPositions,
-          ...(ropeScaling && { scaling: ropeScaling }),
-        },
-        positions,
-      );
+      table = ropeTable(this.rope, positions);
       this.#tables.set(positions, table);
     }
     return table;

@@ -25,6 +25,8 @@ export interface PretrainOptions {
   /** Share of windows with repeated passages, see `WindowOptions`; default 0. */
   readonly repeats?: number;
   readonly seed: number;
+  /** First numbers; default: the model's own initialisers. */
+  readonly params?: TensorRecord;
   /** Evaluate on the held-out tokens every so many steps; 0 only at the end. */
   readonly evalEvery?: number;
   /** Save every so many steps through `onSave`. */
@@ -76,7 +78,7 @@ export async function pretrain(
 ): Promise<PretrainResult> {
   const { steps, batchSize, seqLen, seed, learningRate = 1.5e-3, weightDecay = 0.1 } = options;
   const warmup = options.warmupSteps ?? Math.ceil(steps / 50);
-  const { params } = model.init(new Rng(seed).fold("init"));
+  const params = options.params ?? model.init(new Rng(seed).fold("init")).params;
   const betas = { beta1: 0.9, beta2: 0.95 };
   const paths = Object.keys(params);
   const isMatrix = (path: string): boolean => params[path]!.shape.length > 1;

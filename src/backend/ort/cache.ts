@@ -16,7 +16,10 @@ export interface Entry {
   load(): Promise<Executable>;
 }
 
-/** A session in use: it stays loaded until `done` is called, once. */
+/**
+ * A session in use: it stays loaded until `done` is called, once. Holders of one session take turns, since it
+ * runs one call at a time.
+ */
 export interface Lease {
   readonly executable: Executable;
   done(): Promise<void>;
@@ -66,10 +69,10 @@ export class SessionCache {
   async acquire(key: string, entry: () => Entry): Promise<Lease> {
     let kept = this.#kept.get(key);
     if (!kept) {
-      const { bytes, load } = entry();
+      const wanted = entry();
       // Room first, so that old and new are not held together.
-      await this.#trim(bytes, 1);
-      kept = this.#kept.get(key) ?? { bytes, loading: load(), users: 0 };
+      await this.#trim(wanted.bytes, 1);
+      kept = this.#kept.get(key) ?? { bytes: wanted.bytes, loading: wanted.load(), users: 0 };
     }
     this.#kept.delete(key);
     this.#kept.set(key, kept);

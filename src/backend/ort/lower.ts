@@ -14,7 +14,7 @@ import {
 import type { AttrsOf, OpName } from "../../ir/attrs.ts";
 import type { Graph, Node, Value } from "../../ir/graph.ts";
 import { legalize, reachable } from "../../ir/rewrite.ts";
-import { type Dtype, isFloat } from "../../tensor/dtype.ts";
+import type { Dtype } from "../../tensor/dtype.ts";
 import { type Dim, isStatic, type Shape, sameShape, sizeOf, toStatic } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import type { Program } from "../backend.ts";
@@ -118,8 +118,6 @@ class Scope {
   readonly nodes: OnnxNode[] = [];
   readonly initializers: OnnxTensor[] = [];
   readonly names: Map<string, string> = new Map();
-  /** Names that stand in while the nodes of a region are written. */
-  delayed: ReadonlyMap<string, string> = new Map();
   readonly #constants: Map<string, string> = new Map();
   readonly #prefix: string;
   readonly #outer: Scope | undefined;
@@ -141,7 +139,7 @@ class Scope {
   }
 
   name(value: Value): string {
-    return this.delayed.get(value.key) ?? this.names.get(value.key)!;
+    return this.names.get(value.key)!;
   }
 
   node(
@@ -671,59 +669,28 @@ function emitGraph(scope: Scope, graph: Graph, outputs: readonly Value[]): void 
     merged.add(merge.into);
     merges.set(node, merge.emit);
   }
-  const regions = new Map<number, ReadonlyMap<string, string>>();
-  for (const node of nodes) {
+  for (const node of writeOrder(nodes)) {
     if (node.op === "input" || merged.has(node)) continue;
-    if (node.region !== 0 && !regions.has(node.region)) {
-      scope.delayed = new Map();
-      regions.set(node.region, delay(scope, nodes, node));
-    }
-    scope.delayed = regions.get(node.region) ?? new Map();
     const merge = merges.get(node);
     const made = merge ? [merge()] : emitNode(scope, node);
     made.forEach((name, i) => {
       scope.names.set(`${node.id}.${i}`, name);
     });
   }
-  scope.delayed = new Map();
 }
 
 /**
- * Values that a region of recomputation reads, made to wait for its cotangent, the last of them to be
- * made. ONNX Runtime orders nodes by their dependencies alone, and would recompute all regions before
- * the first derivative, keeping everything. A choice between a value and itself is no arithmetic.
+ * The order in which nodes are written: as they were made, but with recomputation those last that
+ * nothing depends on, in reverse. ONNX Runtime first runs the last written of them with all that it
+ * needs. In the order made that is the weight gradient of the first layer, and the others would keep
+ * what they need until the end. (Without recomputation that order is the better one: it forms local
+ * derivatives early.)
  */
-function delay(scope: Scope, nodes: readonly Node[], first: Node): ReadonlyMap<string, string> {
-  const read = new Map<string, Value>();
-  for (const node of nodes) {
-    if (node.region !== first.region) continue;
-    for (const value of node.inputs) {
-      const { op, region, id } = value.node;
-      if (region === first.region || op === "input" || op === "constant" || id > first.id) continue;
-      if (isFloat(value.dtype)) read.set(value.key, value);
-    }
-  }
-  const last = [...read.values()].reduce<Value | undefined>(
-    (a, b) => (a && a.node.id > b.node.id ? a : b),
-    undefined,
-  );
-  if (!last || last.shape.includes(0)) return new Map();
-  const ends = last.shape.map(() => 1);
-  const element = scope.node("Slice", [
-    scope.name(last),
-    scope.int64(ends.map(() => 0)),
-    scope.int64(ends),
-  ]);
-  const number = scope.node("Reshape", [element, scope.int64([])]);
-  const zero = constant(scope, Tensor.from([0], [], last.dtype));
-  const choice = scope.node("Less", [number, zero]);
-  read.delete(last.key);
-  return new Map(
-    [...read].map(([key, value]) => {
-      const name = scope.name(value);
-      return [key, scope.node("Where", [choice, name, name])];
-    }),
-  );
+export function writeOrder(nodes: readonly Node[]): readonly Node[] {
+  if (!nodes.some((node) => node.region !== 0)) return nodes;
+  const used = new Set(nodes.flatMap((node) => node.inputs.map((input) => input.node)));
+  const isLeaf = (node: Node): boolean => !used.has(node) && node.op !== "input";
+  return [...nodes.filter((node) => !isLeaf(node)), ...nodes.filter(isLeaf).reverse()];
 }
 
 /** add(dot, bias) is one Gemm; add(a, scatter into zeros) scatters into a. */

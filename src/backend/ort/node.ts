@@ -85,14 +85,17 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
   const maxThreads = availableParallelism();
   const session = async (
     model: Uint8Array<ArrayBuffer>,
-    { threads, withoutOptimizers = [], isQuiet, profile }: SessionOptions,
+    { threads, withoutOptimizers = [], hasStored, isQuiet, profile }: SessionOptions,
   ): Promise<OrtSession> => {
     const loaded = new native.InferenceSession();
     const sessionOptions = {
       executionProviders: [provider],
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
-      graphOptimizationLevel: "all",
+      // Layouts and fusions pay for stored weights only; without them they cost a third of the loading.
+      graphOptimizationLevel: hasStored ? "all" : "basic",
+      // A plan of the memory costs as much again: it comes on top of what the first run took.
+      enableMemPattern: false,
       // Errors come as exceptions; ONNX Runtime would print them too.
       logSeverityLevel: 4,
       extra: {
@@ -101,6 +104,7 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
           optimization: { disable_specified_optimizers: withoutOptimizers.join(";") },
         }),
       },
+      ...JSON.parse(process.env["ORTX"] ?? "{}"),
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
     };
     try {

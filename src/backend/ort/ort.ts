@@ -37,6 +37,8 @@ export interface OrtSession {
 export interface SessionOptions {
   readonly threads: number;
   readonly withoutOptimizers?: readonly string[];
+  /** The model holds weights. */
+  readonly hasStored?: boolean;
   /** The model's first output is the one that stops results from being copied. */
   readonly isQuiet?: boolean;
   readonly profile?: string;
@@ -97,6 +99,7 @@ export class OrtBackend implements Backend {
       threads,
       withoutOptimizers: lowered.withoutOptimizers,
       isQuiet,
+      hasStored: (options.frozen?.size ?? 0) > 0,
       ...(options.profile !== undefined && { profile: options.profile }),
     });
     return new OrtExecutable(this.binding, session, program, lowered, options.frozen);

@@ -5,7 +5,7 @@ import { legalize, reachable } from "../../ir/rewrite.ts";
 import { byteSize } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type Bindings, bindDim, type Program } from "../backend.ts";
-import { isNative, type OrtTarget } from "./lower.ts";
+import { isNative, type OrtTarget, writeOrder } from "./lower.ts";
 
 export interface PeakOptions {
   readonly target?: OrtTarget;
@@ -43,7 +43,7 @@ export function peakBytes(program: Program, options: PeakOptions = {}): number {
 function peakOf(graph: Graph, outputs: readonly Value[], sizes: Bindings): number {
   const bytesOf = ({ shape, dtype }: Spec): number =>
     shape.reduce<number>((n, dim) => n * bindDim(dim, sizes), byteSize(dtype));
-  const nodes = reachable(graph, outputs);
+  const nodes = executionOrder(reachable(graph, outputs));
   const roots = new Map<string, string>();
   const rootOf = (value: Value): string => roots.get(value.key) ?? value.key;
   const lastUse = new Map<string, number>();
@@ -54,9 +54,10 @@ function peakOf(graph: Graph, outputs: readonly Value[], sizes: Bindings): numbe
   // What is the caller's is never ours to count, nor to write over.
   const foreign = new Set([...graph.inputs, ...outputs].map(rootOf));
   const held = new Map<string, number>();
-  let [live, peak] = [0, 0];
+  let [constants, live, peak] = [0, 0, 0];
   nodes.forEach((node, i) => {
-    if (node.op === "input" || views.has(node.op)) return;
+    if (node.op === "constant" || node.op === "iota") constants += bytesOf(node.outputs[0]!);
+    if (node.inputs.length === 0 || views.has(node.op)) return;
     const dying = node.inputs
       .map(rootOf)
       .filter((root) => held.has(root) && lastUse.get(root) === i);
@@ -82,7 +83,34 @@ function peakOf(graph: Graph, outputs: readonly Value[], sizes: Bindings): numbe
       held.delete(key);
     });
   });
-  return peak;
+  return constants + peak;
+}
+
+/**
+ * The order in which ONNX Runtime runs nodes: depth first from those that nothing depends on, from the
+ * last written to the first, at each node from the input written last to the first.
+ */
+function executionOrder(nodes: readonly Node[]): Node[] {
+  const written = writeOrder(nodes);
+  const place = new Map(written.map((node, i) => [node, i]));
+  const used = new Set(written.flatMap((node) => node.inputs.map((input) => input.node)));
+  const stack: [node: Node, isLeaving: boolean][] = written
+    .filter((node) => !used.has(node))
+    .map((node) => [node, false]);
+  const visited = new Set<Node>();
+  const order: Node[] = [];
+  for (let top = stack.pop(); top; top = stack.pop()) {
+    const [node, isLeaving] = top;
+    if (isLeaving) order.push(node);
+    else if (!visited.has(node)) {
+      visited.add(node);
+      stack.push([node, true]);
+      const sources = [...new Set(node.inputs.map((input) => input.node))];
+      sources.sort((a, b) => place.get(a)! - place.get(b)!);
+      for (const source of sources) if (!visited.has(source)) stack.push([source, false]);
+    }
+  }
+  return order;
 }
 
 function innerPeak(node: Node, sizes: Bindings): number {
