@@ -21,7 +21,17 @@ export { Tensor } from "./tensor/tensor.ts";
 export type { Tree } from "./tensor/tree.ts";
 
 // Operators: what a traced function is made of
+export {
+  type Complex,
+  type ComplexValue,
+  complexAbs,
+  complexAdd,
+  complexDiv,
+  complexMul,
+  conjugate,
+} from "./ir/complex.ts";
 export { customVjp, type ScanOptions, scan, type ValueTree } from "./ir/control.ts";
+export { cumProd } from "./ir/cumulative.ts";
 export {
   abs,
   add,
@@ -155,6 +165,7 @@ export {
   trace,
 } from "./backend/compile.ts";
 export { eager } from "./backend/eager.ts";
+export { type CompiledVjp, compileVjp, type Residuals } from "./backend/vjp.ts";
 export { defaultBackend } from "./backend/ort/default.ts";
 export { type NodeOrtOptions, nodeOrt } from "./backend/ort/node.ts";
 export { OrtBackend, workOf } from "./backend/ort/ort.ts";

@@ -3,10 +3,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { nodeOrt } from "../index.ts";
-import { describeMachine, showMachine } from "./bench/machine.ts";
+import { describeMachine } from "./bench/machine.ts";
 import { built, placeOf, root } from "./bench/place.ts";
 import { groups } from "./bench/plan.ts";
-import { showRow } from "./bench/results.ts";
+import { report } from "./bench/report.ts";
 import { runAll } from "./bench/run.ts";
 import { type Command, oneOf, wholeFrom } from "./command.ts";
 
@@ -43,7 +43,7 @@ export const bench: Command = {
     const group = options["group"] as string | undefined;
     const folder = await mkdtemp(join(tmpdir(), "plasticity-bench-"));
     try {
-      const { results, isFailure } = await runAll(placeOf(host, folder), built, {
+      const outcome = await runAll(placeOf(host, folder), built, {
         threads,
         rounds,
         withPeers: options["peers"] === true,
@@ -53,27 +53,12 @@ export const bench: Command = {
       });
       const machine = await describeMachine(root, {
         onnxruntime: (await nodeOrt()).binding.version,
+        peers: outcome.peers,
         threads,
         rounds,
         date: new Date(host.clock.now()).toISOString(),
       });
-      output.line(showMachine(machine));
-      output.line();
-      output.table(["work", "ours", "theirs", "ratio", "limit", "holds"], results.map(showRow), [
-        "left",
-        "right",
-        "left",
-        "right",
-        "right",
-        "left",
-      ]);
-      const noted = results.filter(({ note }) => note);
-      if (noted.length > 0) output.line();
-      for (const { work, unit, note } of noted) {
-        output.line(output.style(`${work} [${unit}]: ${note}`, "dim"));
-      }
-      output.json({ machine, results });
-      if (isFailure) process.exitCode = 1;
+      report(output, machine, outcome);
     } finally {
       await rm(folder, { recursive: true, force: true });
     }

@@ -1,6 +1,7 @@
 /** Examples for fine-tuning: files of text or of prompts and completions, as tokens with loss masks. */
 import { FormatError, OptionError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
+import { decodeUtf8 } from "../host/utf8.ts";
 import { isJsonObject, parseJson } from "../io/json.ts";
 import type { Rng } from "../tensor/rng.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -17,7 +18,7 @@ export interface Example {
   readonly mask: Uint8Array;
 }
 
-/** A line of JSON longer than this is not an example. */
+/** A line longer than this is not an example. */
 const maxLineBytes = 2 ** 22;
 
 /** Lines of a UTF-8 file with their numbers from 1. */
@@ -25,32 +26,39 @@ async function* readLines(
   files: Files,
   path: string,
 ): AsyncGenerator<{ readonly number: number; readonly text: string }> {
-  const decoder = new TextDecoder("utf-8", { fatal: true });
-  let rest = "";
-  let number = 0;
-  const decode = (bytes?: Uint8Array): string => {
-    try {
-      return bytes ? decoder.decode(bytes, { stream: true }) : decoder.decode();
-    } catch (cause) {
-      throw new FormatError(
-        `${path}: not UTF-8, near line ${number + 1} — save it as UTF-8.`,
-        {},
-        { cause },
-      );
+  let rest: Uint8Array[] = [];
+  let size = 0;
+  let number = 1;
+  const add = (part: Uint8Array): void => {
+    rest.push(part);
+    size += part.length;
+    if (size > maxLineBytes) {
+      throw new FormatError(`${path}:${number}: the line is longer than ${maxLineBytes} bytes.`);
     }
   };
-  for await (const bytes of files.stream(path)) {
-    const lines = (rest + decode(bytes)).split("\n");
-    rest = lines.pop()!;
-    if (rest.length > maxLineBytes) {
-      throw new FormatError(
-        `${path}: line ${number + lines.length + 1} is longer than ${maxLineBytes} characters.`,
-      );
+  const take = (): { readonly number: number; readonly text: string } => {
+    const bytes = new Uint8Array(size);
+    let at = 0;
+    for (const part of rest) {
+      bytes.set(part, at);
+      at += part.length;
     }
-    for (const text of lines) yield { number: ++number, text: text.replace(/\r$/, "") };
+    const whole = decodeUtf8(bytes, `${path}:${number}`);
+    rest = [];
+    size = 0;
+    const text = number === 1 ? whole.replace(/^\ufeff/, "") : whole;
+    return { number: number++, text: text.replace(/\r$/, "") };
+  };
+  for await (const bytes of files.stream(path)) {
+    let start = 0;
+    for (let end = bytes.indexOf(0x0a); end >= 0; end = bytes.indexOf(0x0a, start)) {
+      add(bytes.subarray(start, end));
+      yield take();
+      start = end + 1;
+    }
+    add(bytes.subarray(start));
   }
-  rest += decode();
-  if (rest !== "") yield { number: ++number, text: rest.replace(/\r$/, "") };
+  if (size > 0) yield take();
 }
 
 function parseLine(text: string, where: string): RawExample {

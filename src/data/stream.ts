@@ -1,10 +1,13 @@
 /** A corpus as one long row of tokens, and windows drawn from it by step. */
-import { OptionError } from "../errors.ts";
+import { FormatError, OptionError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import type { Rng } from "../tensor/rng.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** Documents of a text file: separated by lines that hold `<|endoftext|>`. */
+/**
+ * Documents of a text file: separated by lines that hold `<|endoftext|>`.
+ * @throws FormatError when the file is not UTF-8.
+ */
 export async function* readDocuments(
   files: Files,
   path: string,
@@ -12,13 +15,26 @@ export async function* readDocuments(
 ): AsyncGenerator<string> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let rest = "";
+  let offset = 0;
+  const decode = (bytes?: Uint8Array): string => {
+    try {
+      return bytes ? decoder.decode(bytes, { stream: true }) : decoder.decode();
+    } catch (cause) {
+      throw new FormatError(
+        `${path}: not UTF-8, ${bytes ? `in the ${bytes.length} bytes from ${offset}` : "it ends inside a character"} — save the file as UTF-8 text.`,
+        { path, offset },
+        { cause },
+      );
+    }
+  };
   for await (const bytes of files.stream(path)) {
-    rest += decoder.decode(bytes, { stream: true });
+    rest += decode(bytes);
+    offset += bytes.length;
     const parts = rest.split(separator);
     rest = parts.pop()!;
     for (const part of parts) if (part.trim() !== "") yield part.trim();
   }
-  rest += decoder.decode();
+  rest += decode();
   if (rest.trim() !== "") yield rest.trim();
 }
 

@@ -1,7 +1,9 @@
 /** The training step of a language model as programs: loss and gradients, one per batch shape. */
 import { gradientOf } from "../autodiff/grad.ts";
-import type { Backend, Executable } from "../backend/backend.ts";
+import type { Backend, Executable, Program } from "../backend/backend.ts";
 import { trace } from "../backend/compile.ts";
+import { SessionCache } from "../backend/ort/cache.ts";
+import { peakBytes } from "../backend/ort/peak.ts";
 import { StateError } from "../errors.ts";
 import { cast, div, equal, mul } from "../ir/elementwise.ts";
 import { Graph, type Value } from "../ir/graph.ts";
@@ -50,9 +52,15 @@ export interface EvalResult {
   readonly correct: number;
 }
 
-interface Loaded {
-  readonly executable: Executable;
-  readonly noise: readonly { readonly name: string; readonly shape: StaticShape }[];
+/** Noise that a program asks for, in the order of its inputs. */
+interface NoiseSite {
+  readonly name: string;
+  readonly shape: StaticShape;
+}
+
+interface Plan {
+  readonly program: Program;
+  readonly noise: readonly NoiseSite[];
 }
 
 const noisePrefix = "noise:";
@@ -61,13 +69,15 @@ export class TrainProgram {
   readonly #trainee: Trainee;
   readonly #backend: Backend;
   readonly #options: ProgramOptions;
-  readonly #loaded: Map<string, Promise<Loaded>> = new Map();
+  readonly #cache: SessionCache;
+  readonly #plans: Map<string, Plan> = new Map();
   #released = false;
 
   constructor(trainee: Trainee, backend: Backend, options: ProgramOptions = {}) {
     this.#trainee = trainee;
     this.#backend = backend;
     this.#options = options;
+    this.#cache = new SessionCache({ maxCount: options.cacheSize ?? 8 });
   }
 
   /**
@@ -83,61 +93,67 @@ export class TrainProgram {
     total: number,
     rng: Rng,
   ): Promise<number> {
-    const { executable, noise } = await this.#get("train", batch);
     const paths = Object.keys(this.#trainee.trained);
-    const inputs = [
-      ...paths.map((path) => trained[path]!),
-      ...Object.values(this.#trainee.frozen),
-      ...batchTensors(batch),
-      Tensor.scalar(total),
-      ...noise.map(
-        ({ name, shape }) => new Tensor("float32", shape, rng.fold(name).uniforms(sizeOf(shape))),
-      ),
-    ];
-    const outputs = await executable.run(inputs, [
-      undefined,
-      ...paths.map((path) => gradients[path]),
-    ]);
-    return outputs[0]!.item();
+    return this.#run("train", batch, async (executable, noise) => {
+      const outputs = await executable.run(
+        [
+          ...paths.map((path) => trained[path]!),
+          ...Object.values(this.#trainee.frozen),
+          ...batchTensors(batch),
+          Tensor.scalar(total),
+          ...noise.map(
+            ({ name, shape }) =>
+              new Tensor("float32", shape, rng.fold(name).uniforms(sizeOf(shape))),
+          ),
+        ],
+        [undefined, ...paths.map((path) => gradients[path])],
+      );
+      return outputs[0]!.item();
+    });
   }
 
   /** The loss of a batch without training: dropout off. */
   async evaluate(batch: Batch, trained: TensorRecord): Promise<EvalResult> {
-    const { executable } = await this.#get("eval", batch);
-    const [loss, correct] = await executable.run([
-      ...Object.keys(this.#trainee.trained).map((path) => trained[path]!),
-      ...Object.values(this.#trainee.frozen),
-      ...batchTensors(batch),
-    ]);
+    const [loss, correct] = await this.#run("eval", batch, (executable) =>
+      executable.run([
+        ...Object.keys(this.#trainee.trained).map((path) => trained[path]!),
+        ...Object.values(this.#trainee.frozen),
+        ...batchTensors(batch),
+      ]),
+    );
     const weight = batch.weights.data.reduce((a, b) => a + b, 0);
     return { loss: loss!.item(), correct: correct!.item(), weight };
   }
 
-  async #get(mode: "train" | "eval", batch: Batch): Promise<Loaded> {
+  /** Runs with the program of a batch's shape, which is made once and kept while there is room. */
+  async #run<R>(
+    mode: "train" | "eval",
+    batch: Batch,
+    use: (executable: Executable, noise: readonly NoiseSite[]) => Promise<R>,
+  ): Promise<R> {
     if (this.#released) throw new StateError("train: the program was released.");
     const key = `${mode}|${batch.ids.shape}|${batch.rows?.shape}|${batch.targets.shape}`;
-    let loaded = this.#loaded.get(key);
-    if (loaded) this.#loaded.delete(key);
-    else {
-      await this.#makeRoom();
-      loaded = this.#load(mode, batch);
+    let plan = this.#plans.get(key);
+    if (!plan) {
+      plan = this.#trace(mode, batch);
+      this.#plans.set(key, plan);
     }
-    this.#loaded.set(key, loaded);
-    return loaded;
+    const { program, noise } = plan;
+    const lease = await this.#cache.acquire(key, () => ({
+      bytes: peakBytes(program),
+      load: () => this.#backend.load(program),
+    }));
+    for (const other of this.#plans.keys()) if (!this.#cache.has(other)) this.#plans.delete(other);
+    try {
+      return await use(lease.executable, noise);
+    } finally {
+      await lease.done();
+    }
   }
 
-  async #makeRoom(): Promise<void> {
-    const limit = this.#options.cacheSize ?? 8;
-    while (this.#loaded.size >= limit) {
-      const [key, oldest] = this.#loaded.entries().next().value!;
-      this.#loaded.delete(key);
-      await (await oldest).executable.release();
-    }
-  }
-
-  async #load(mode: "train" | "eval", batch: Batch): Promise<Loaded> {
+  #trace(mode: "train" | "eval", batch: Batch): Plan {
     const { model, frozen, trained } = this.#trainee;
-    const noise: { name: string; shape: StaticShape }[] = [];
+    const noise: NoiseSite[] = [];
     const forward = (
       own: ValueRecord,
       fixed: ValueRecord,
@@ -178,13 +194,13 @@ export class TrainProgram {
             }) as never,
             [trained, frozen, parts],
           );
-    return { executable: await this.#backend.load(traced.program), noise };
+    return { program: traced.program, noise };
   }
 
   async release(): Promise<void> {
     this.#released = true;
-    for (const loaded of this.#loaded.values()) await (await loaded).executable.release();
-    this.#loaded.clear();
+    this.#plans.clear();
+    await this.#cache.clear();
   }
 }
 
@@ -194,12 +210,7 @@ function batchTensors({ ids, rows, targets, weights }: Batch): Tensor[] {
 }
 
 /** An input of the outermost graph, whatever block asks for it. */
-function noiseInput(
-  ids: Value,
-  known: { name: string; shape: StaticShape }[],
-  site: string,
-  shape: StaticShape,
-): Value {
+function noiseInput(ids: Value, known: NoiseSite[], site: string, shape: StaticShape): Value {
   const again = ids.graph.inputs.find(
     (input) => (input.node.attrs as { name: string }).name === noisePrefix + site,
   );

@@ -43,6 +43,7 @@ const native: Readonly<Record<OrtTarget, ReadonlySet<OpName>>> = {
     "logSoftmax",
     "layerNorm",
     "rmsNorm",
+    "gelu",
     "silu",
     "avgPool",
     "dequantize",
@@ -53,6 +54,7 @@ const native: Readonly<Record<OrtTarget, ReadonlySet<OpName>>> = {
     "logSoftmax",
     "layerNorm",
     "rmsNorm",
+    "gelu",
     "silu",
     "avgPool",
     "dequantize",
@@ -60,9 +62,26 @@ const native: Readonly<Record<OrtTarget, ReadonlySet<OpName>>> = {
   webgpu: new Set<OpName>(["softmax"]),
 };
 
-/** Whether a target has a kernel for a fused operator. */
-export function isNative(target: OrtTarget, node: Node): boolean {
-  return native[target].has(node.op) && node.outputs[0]!.dtype === "float32";
+/**
+ * Tells which fused operators a target has a kernel for. A gelu whose input something else reads is
+ * taken apart: that is its derivative, which shares most of its steps.
+ */
+export function nativeRule(target: OrtTarget): (node: Node) => boolean {
+  const uses = new Map<Graph, Map<string, number>>();
+  const countUses = (graph: Graph): Map<string, number> => {
+    const counts = new Map<string, number>();
+    for (const { key } of graph.nodes.flatMap((node) => node.inputs)) {
+      counts.set(key, (counts.get(key) ?? 0) + 1);
+    }
+    uses.set(graph, counts);
+    return counts;
+  };
+  return (node) => {
+    if (!native[target].has(node.op) || node.outputs[0]!.dtype !== "float32") return false;
+    if (node.op !== "gelu") return true;
+    const counts = uses.get(node.graph) ?? countUses(node.graph);
+    return counts.get(node.inputs[0]!.key) === 1;
+  };
 }
 
 const simple: { readonly [O in OpName]?: string } = {
@@ -405,6 +424,9 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
   scan: (scope, inputs, attrs, node) => scan(scope, inputs, attrs, node),
   softmax: (scope, [x], { axis }) => [scope.node("Softmax", [x!], { axis: int(axis) })],
   logSoftmax: (scope, [x], { axis }) => [scope.node("LogSoftmax", [x!], { axis: int(axis) })],
+  gelu: (scope, [x], { approximate }) => [
+    scope.node("Gelu", [x!], { approximate: { string: approximate } }),
+  ],
   silu: (scope, [x]) => [scope.node("QuickGelu", [x!], { alpha: { float: 1 } }, contributed)],
   layerNorm: (scope, inputs, { epsilon }) =>
     scope.nodeMany("LayerNormalization", inputs, 3, { axis: int(-1), epsilon: { float: epsilon } }),
@@ -595,7 +617,7 @@ function scan(
   const ys = outputs.slice(nCarry).filter((_, i) => used.has(nCarry + i));
   const histories = body.inputs.slice(0, nCarry).filter((_, i) => used.has(nCarry + nYs + i));
   const wanted = [...outputs.slice(0, nCarry), ...ys, ...histories];
-  const legal = legalize(body, wanted, (inner) => isNative(scope.target, inner));
+  const legal = legalize(body, wanted, nativeRule(scope.target));
   const inner = new Scope(scope.target, scope);
   const onnxInputs: OnnxValue[] = [];
   legal.graph.inputs.forEach((input, i) => {
@@ -803,7 +825,7 @@ export function lower(
   frozen: ReadonlyMap<string, Tensor> = new Map(),
   { isQuiet = false }: LowerOptions = {},
 ): Lowered {
-  const legal = legalize(program.graph, program.outputs, (node) => isNative(target, node));
+  const legal = legalize(program.graph, program.outputs, nativeRule(target));
   const scope = new Scope(target);
   const inputs: OnnxValue[] = [];
   legal.graph.inputs.forEach((input, i) => {

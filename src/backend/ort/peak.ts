@@ -5,7 +5,7 @@ import { legalize, reachable } from "../../ir/rewrite.ts";
 import { byteSize } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type Bindings, bindDim, type Program } from "../backend.ts";
-import { isNative, type OrtTarget, writeOrder } from "./lower.ts";
+import { nativeRule, type OrtTarget, writeOrder } from "./lower.ts";
 
 export interface PeakOptions {
   readonly target?: OrtTarget;
@@ -32,9 +32,7 @@ const views: ReadonlySet<OpName> = new Set<OpName>(["reshape", "stopGradient"]);
  */
 export function peakBytes(program: Program, options: PeakOptions = {}): number {
   const { target = "cpu", sizes = new Map(), frozen = new Map() } = options;
-  const { graph, outputs } = legalize(program.graph, program.outputs, (node) =>
-    isNative(target, node),
-  );
+  const { graph, outputs } = legalize(program.graph, program.outputs, nativeRule(target));
   let stored = 0;
   for (const tensor of frozen.values()) stored += tensor.data.byteLength;
   return stored + peakOf(graph, outputs, sizes);

@@ -50,6 +50,8 @@ export interface ContestResult {
   readonly results: readonly Result[];
   /** A peer that should be there is not. */
   readonly lacksPeer: boolean;
+  /** The peer's library and version. */
+  readonly version: string | undefined;
 }
 
 /** @throws StateError when the two sides do not compute the same. */
@@ -84,6 +86,7 @@ export async function runContest(
     return {
       results: contest.rows.map((row) => rowOf(contest, row, sides, peer, why)),
       lacksPeer: why !== undefined && wanted!.kind === "npm",
+      version: theirs && `${wanted!.library} ${theirs.ready.version}`.trim(),
     };
   } catch (error) {
     ours.kill();
@@ -168,10 +171,10 @@ function rowOf(
     work: row.unit === "MB" ? `${contest.work}, peak resident memory` : contest.work,
     unit: row.unit,
     ours: number(ours),
-    peer: peer ? (theirs ? `${peer.name}, ${theirs.ready.version}` : peer.name) : null,
+    peer: peer?.name ?? null,
     theirs: number(theirs),
     limit: peer ? row.limit : null,
-    note: [...notes(row.unit, ours, theirs), why].filter(Boolean).join("; "),
+    note: [contest.about, ...notes(row.unit, ours, theirs), why].filter(Boolean).join("; "),
   });
 }
 

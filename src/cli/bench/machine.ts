@@ -10,6 +10,8 @@ export interface Machine {
   readonly platform: string;
   readonly node: string;
   readonly onnxruntime: string;
+  /** Libraries compared with, and their versions. */
+  readonly peers: readonly string[];
   /** Of the checkout; null outside one. */
   readonly commit: string | null;
   readonly threads: number;
@@ -33,7 +35,7 @@ async function commitOf(root: string): Promise<string | null> {
 
 export async function describeMachine(
   root: string,
-  facts: Pick<Machine, "onnxruntime" | "threads" | "rounds" | "date">,
+  facts: Pick<Machine, "onnxruntime" | "peers" | "threads" | "rounds" | "date">,
 ): Promise<Machine> {
   return {
     cpu: cpus()[0]?.model.trim() ?? "unknown",
@@ -47,13 +49,14 @@ export async function describeMachine(
 }
 
 export function showMachine(machine: Machine): string {
-  const { cpu, cores, memoryGb, node, onnxruntime, commit, threads, rounds } = machine;
+  const { cpu, cores, memoryGb, node, onnxruntime, peers, commit, threads, rounds } = machine;
   return [
     `${cpu}, ${cores} cores, ${memoryGb} GB`,
     `${threads} threads`,
     `medians of ${rounds} interleaved rounds`,
     `Node ${node}`,
     `onnxruntime ${onnxruntime}`,
+    ...peers,
     `commit ${commit ?? "unknown"}`,
   ].join(" · ");
 }

@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import { StateError } from "../../index.ts";
 import { Arm } from "./arm.ts";
 import type { ContestOptions, Place } from "./contest.ts";
-import { judge, median, type Result } from "./results.ts";
+import { judge, median, type Result, showNumber } from "./results.ts";
 
 const run = promisify(execFile);
 
@@ -77,29 +77,36 @@ export async function runStartup(
   );
 }
 
+/** When resident memory is read, in training steps. */
 export const memorySteps = { first: 500, total: 2500 } as const;
 
+/** Memory is the median of this many readings up to the step, this far apart. */
+const readings = 10;
+const readEvery = 25;
+
 /** Growth of resident memory while programs of 200 shapes come and go. */
-export async function runMemory(
-  place: Place,
-  options: Options,
-  steps: { readonly first: number; readonly total: number } = memorySteps,
-): Promise<Result> {
+export async function runMemory(place: Place, options: Options): Promise<Result> {
+  const { first, total } = memorySteps;
   options.onProgress?.("memory over 200 shapes");
   const command = place.ours("shapes", options.threads, await place.weights("none"));
   const arm = await Arm.start("plasticity", command, options.signal);
-  const early = await arm.steps(steps.first);
-  options.onProgress?.(`memory over 200 shapes: ${early.rssMb} MB after ${steps.first} steps`);
-  const late = await arm.steps(steps.total - steps.first);
+  const memoryAfter = async (steps: number): Promise<number> => {
+    await arm.steps(steps - readings * readEvery);
+    const seen: number[] = [];
+    for (let i = 0; i < readings; i++) seen.push((await arm.steps(readEvery)).rssMb!);
+    return median(seen);
+  };
+  const early = await memoryAfter(first);
+  options.onProgress?.(`memory over 200 shapes: ${Math.round(early)} MB after ${first} steps`);
+  const late = await memoryAfter(total - first);
   await arm.end();
-  const growth = 100 * (late.rssMb! / early.rssMb! - 1);
   return judge({
-    work: `resident memory, step ${steps.first} to ${steps.total}, 200 shapes twice`,
+    work: `resident memory, step ${first} to ${total}, 200 shapes twice`,
     unit: "%",
-    ours: growth,
+    ours: 100 * (late / early - 1),
     peer: null,
     theirs: null,
     limit: 5,
-    note: `${early.rssMb} MB, then ${late.rssMb} MB, garbage collected`,
+    note: `${showNumber(early)} MB, then ${showNumber(late)} MB: medians of ${readings} readings over ${readings * readEvery} steps`,
   });
 }

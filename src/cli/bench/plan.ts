@@ -3,8 +3,9 @@ import type { Measure } from "./results.ts";
 
 export interface Peer {
   readonly kind: "npm" | "python";
-  /** For people. */
+  /** For people, as is its library. */
   readonly name: string;
+  readonly library: string;
   /** The program in bench/peers, and its work. */
   readonly script: string;
   readonly work: string;
@@ -14,6 +15,8 @@ export interface Peer {
 export interface Contest {
   readonly group: string;
   readonly work: string;
+  /** Sizes, for the note. */
+  readonly about?: string;
   /** The work of our worker, and the weights file that both sides read. */
   readonly ours: string;
   readonly weights: WeightsName;
@@ -30,6 +33,7 @@ export type WeightsName = "gpt-tiny" | "lstm" | "cnn" | "gpt2-small" | "none";
 const npm = (script: string, work: string, name: string): Peer => ({
   kind: "npm",
   name,
+  library: script.replace(".mjs", ""),
   script,
   work,
   remedy: 'run "npm run bench:setup".',
@@ -38,22 +42,34 @@ const npm = (script: string, work: string, name: string): Peer => ({
 const torch = (work: string, name = "PyTorch"): Peer => ({
   kind: "python",
   name,
+  library: "",
   script: "py/worker.py",
   work,
   remedy: "set PLASTICITY_BENCH_PYTHON to a Python with bench/peers/py/requirements.txt installed.",
 });
 
-const tiny = "tiny GPT (4 layers, d 128, T 128, batch 8, V 2048)";
+const tiny = "tiny GPT";
 const small = "GPT-2 small";
 const time = (limit: number | null): Contest["rows"] => [{ unit: "ms", limit }];
 
-const gpt = { group: "gpt", weights: "gpt-tiny", threads: "all" } as const;
-const lora = { group: "lora", weights: "gpt2-small", threads: "all" } as const;
+const gpt = {
+  group: "gpt",
+  about: "4 layers, d 128, T 128, batch 8, vocabulary 2048",
+  weights: "gpt-tiny",
+  threads: "all",
+} as const;
+const lora = {
+  group: "lora",
+  about: "12 layers, d 768, T 128, batch 2, vocabulary 50257",
+  weights: "gpt2-small",
+  threads: "all",
+} as const;
 const decode = {
   group: "decode",
   weights: "gpt2-small",
   threads: "all",
-  work: `${small}, decode 128 after a prompt of 128`,
+  work: `${small}, decode`,
+  about: "128 new tokens after a prompt of 128, float32, greedy",
   ours: "gpt2small-decode",
   tokensPerStep: 128,
 } as const;
@@ -63,7 +79,7 @@ export const contests: readonly Contest[] = [
     ...gpt,
     work: `${tiny}, forward+backward`,
     ours: "gpt-fwdbwd",
-    peer: npm("jax-js.mjs", "gpt-fwdbwd", "jax-js wasm as shipped (1 thread)"),
+    peer: npm("jax-js.mjs", "gpt-fwdbwd", "jax-js wasm as shipped"),
     rows: time(7),
   },
   {
@@ -85,7 +101,7 @@ export const contests: readonly Contest[] = [
     ...gpt,
     work: `${tiny}, AdamW step`,
     ours: "gpt-adamw",
-    peer: npm("tfjs.mjs", "gpt-adamw-plain", "tfjs wasm (1 thread)"),
+    peer: npm("tfjs.mjs", "gpt-adamw-plain", "tfjs wasm"),
     rows: time(50),
     maxRounds: 3,
   },
@@ -93,7 +109,7 @@ export const contests: readonly Contest[] = [
     ...gpt,
     work: `${tiny}, AdamW step`,
     ours: "gpt-adamw",
-    peer: npm("tfjs.mjs", "gpt-adamw", "tfjs wasm, gradients transposed by hand (1 thread)"),
+    peer: npm("tfjs.mjs", "gpt-adamw", "tfjs wasm, gradients transposed by hand"),
     rows: time(null),
     maxRounds: 5,
   },
@@ -106,7 +122,8 @@ export const contests: readonly Contest[] = [
   },
   {
     group: "lstm",
-    work: "LSTM (T 128, batch 32, E 256, H 256, V 2048), AdamW step",
+    work: "LSTM, AdamW step",
+    about: "T 128, batch 32, E 256, H 256, vocabulary 2048",
     ours: "lstm-adamw",
     weights: "lstm",
     threads: "all",
@@ -115,7 +132,8 @@ export const contests: readonly Contest[] = [
   },
   {
     group: "cnn",
-    work: "CNN (3 convolutions, 32 × 3 × 32 × 32), SGD step",
+    work: "CNN, SGD step",
+    about: "3 convolutions, batch 32 of 3 × 32 × 32",
     ours: "cnn-sgd",
     weights: "cnn",
     threads: "all",
@@ -124,7 +142,7 @@ export const contests: readonly Contest[] = [
   },
   {
     ...lora,
-    work: `${small}, LoRA r 8 on c_attn, T 128, batch 2`,
+    work: `${small}, LoRA r 8 on c_attn`,
     ours: "gpt2small-lora",
     peer: torch("gpt2small-lora", "PyTorch with PEFT"),
     rows: [
@@ -134,7 +152,7 @@ export const contests: readonly Contest[] = [
   },
   {
     ...lora,
-    work: `${small}, LoRA r 8 on q and v, T 128, batch 2`,
+    work: `${small}, LoRA r 8 on q and v`,
     ours: "gpt2small-lora-qv",
     peer: torch("gpt2small-lora-qv"),
     rows: [

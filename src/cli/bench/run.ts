@@ -8,13 +8,14 @@ export interface RunOptions extends ContestOptions {
   readonly group?: string;
   /** In place of the plan's; for tests. */
   readonly contests?: readonly Contest[];
-  readonly onResult?: (result: Result) => void;
 }
 
 export interface RunResult {
   readonly results: readonly Result[];
   /** A limit does not hold, or a peer from npm is not installed. */
   readonly isFailure: boolean;
+  /** Libraries compared with, and their versions. */
+  readonly peers: readonly string[];
 }
 
 export async function runAll(
@@ -22,21 +23,22 @@ export async function runAll(
   programs: { readonly main: string; readonly library: string },
   options: RunOptions,
 ): Promise<RunResult> {
-  const { group, onResult } = options;
+  const { group } = options;
   const results: Result[] = [];
+  const peers = new Set<string>();
   let lacksPeer = false;
-  const take = (more: readonly Result[]): void => {
-    results.push(...more);
-    for (const result of more) onResult?.(result);
-  };
   for (const contest of options.contests ?? contestsOf(group, options.withPeers)) {
     const outcome = await runContest(contest, place, options);
-    take(outcome.results);
+    results.push(...outcome.results);
     lacksPeer ||= outcome.lacksPeer;
+    if (outcome.version) peers.add(outcome.version);
   }
   const isAsked = (name: string): boolean => !options.contests && (group ?? name) === name;
-  if (isAsked("products")) take([await runProducts(place, options)]);
-  if (isAsked("startup")) take(await runStartup(programs.main, programs.library, options));
-  if (isAsked("memory")) take([await runMemory(place, options)]);
-  return { results, isFailure: lacksPeer || results.some(({ holds }) => holds === false) };
+  if (isAsked("products")) results.push(await runProducts(place, options));
+  if (isAsked("startup")) {
+    results.push(...(await runStartup(programs.main, programs.library, options)));
+  }
+  if (isAsked("memory")) results.push(await runMemory(place, options));
+  const isFailure = lacksPeer || results.some(({ holds }) => holds === false);
+  return { results, isFailure, peers: [...peers] };
 }
