@@ -165,7 +165,7 @@ export {
   trace,
 } from "./backend/compile.ts";
 export { eager } from "./backend/eager.ts";
-export { type CompiledVjp, compileVjp, type Residuals } from "./backend/vjp.ts";
+export { type CompiledVjp, compileVjp, type Residuals } from "./train/vjp.ts";
 export { defaultBackend } from "./backend/ort/default.ts";
 export { type NodeOrtOptions, nodeOrt } from "./backend/ort/node.ts";
 export { OrtBackend, workOf } from "./backend/ort/ort.ts";
@@ -187,7 +187,7 @@ export {
   saveModel,
 } from "./models/folder.ts";
 export { Gpt2, type Gpt2Config } from "./models/gpt2.ts";
-export { wireInduction } from "./models/induction.ts";
+export { inductionPaths, inductionRate, wireInduction } from "./models/induction.ts";
 export { Llama, type LlamaConfig } from "./models/llama.ts";
 export type {
   ForwardOptions,

@@ -59,6 +59,10 @@ export const bench: Command = {
         date: new Date(host.clock.now()).toISOString(),
       });
       report(output, machine, outcome);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      output.warn("bench: stopped.");
+      process.exitCode = 130;
     } finally {
       await rm(folder, { recursive: true, force: true });
     }

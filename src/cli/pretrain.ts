@@ -1,6 +1,8 @@
 /** `plasticity pretrain`: a small Llama from a long text, tokenizer included. */
 import { type Command, type CommandContext, oneOf, realFrom, wholeFrom } from "./command.ts";
 import {
+  inductionPaths,
+  inductionRate,
   Llama,
   OptionError,
   pretrain,
@@ -115,9 +117,8 @@ async function run(context: CommandContext): Promise<void> {
   };
   const seed = options["seed"] as number;
   const { params } = model.init(new Rng(seed).fold("init"));
-  if (options["init"] === "induction") {
-    wireInduction(model, params, new Rng(seed).fold("induction"));
-  }
+  const isWired = options["init"] === "induction";
+  if (isWired) wireInduction(model, params, new Rng(seed).fold("induction"));
   const result = await pretrain(model, train.tokens, heldOut.tokens, backend, {
     steps: options["steps"] as number,
     batchSize,
@@ -126,8 +127,12 @@ async function run(context: CommandContext): Promise<void> {
     repeats: options["repeats"] as number,
     seed,
     params,
+    ...(isWired && {
+      learningRateScales: Object.fromEntries(inductionPaths().map((path) => [path, inductionRate])),
+    }),
     evalEvery: options["eval-every"] as number,
     saveEvery: options["save-every"] as number,
+    signal: context.signal,
     ...(resume && { resume }),
     onStep: ({ step, steps, loss }) => {
       losses.push(loss);
@@ -147,6 +152,11 @@ async function run(context: CommandContext): Promise<void> {
     },
     onSave: save,
   });
+  if (result.isStopped) {
+    output.line(`Stopped after ${showTime(seconds())}; the same command goes on from here.`);
+    output.json({ out, isStopped: true, steps: from + losses.length, evals, seconds: seconds() });
+    return;
+  }
   const dtype = options["dtype"] as "float16" | "float32";
   const { tokenizer: json, config } = tokenizer.json;
   await saveModel(files, out, model, result.params, {
@@ -160,6 +170,7 @@ async function run(context: CommandContext): Promise<void> {
   output.line(`Model in ${out}, after ${showTime(seconds())}.`);
   output.json({
     out,
+    isStopped: false,
     parameters: countParameters(model),
     steps: options["steps"],
     tokens: (options["steps"] as number) * batchSize * seqLen,
@@ -173,7 +184,7 @@ export const pretrainCommand: Command = {
   summary: "train a small Llama from scratch on a long text",
   usage: "plasticity pretrain --data <train.txt> --held-out <heldout.txt> --out <folder>",
   example:
-    "plasticity pretrain --data train.txt --held-out heldout.txt --out my-model --steps 3000",
+    "plasticity pretrain --data train.txt --held-out heldout.txt --out my-model --steps 2500",
   options: {
     data: {
       type: "string",
@@ -186,7 +197,7 @@ export const pretrainCommand: Command = {
       value: "folder",
       about: "where model and tokenizer go; a stopped run in it goes on",
     },
-    steps: { type: "number", default: 3000, about: "optimiser steps", check: wholeFrom(1) },
+    steps: { type: "number", default: 2500, about: "optimiser steps", check: wholeFrom(1) },
     "batch-size": {
       type: "number",
       default: 8,
@@ -207,7 +218,7 @@ export const pretrainCommand: Command = {
     },
     repeats: {
       type: "number",
-      default: 0.2,
+      default: 0.3,
       about: "share of windows made of passages that return, so that a small model learns to copy",
       check: realFrom(0, 1),
     },

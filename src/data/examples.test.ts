@@ -113,9 +113,10 @@ describe("readExamples", () => {
     ],
   ])("names file and line of %s", async (_, contents, sentence) => {
     const path = written("bad.jsonl", contents);
-    const reading = readExamples(files, path);
-    await expect(reading).rejects.toThrow(FormatError);
-    await expect(reading).rejects.toThrow(new FormatError(`${path}:${sentence}`));
+    await expect(readExamples(files, path)).rejects.toMatchObject({
+      code: "format",
+      message: `${path}:${sentence}`,
+    });
   });
 
   it("takes a line of exactly the limit", async () => {

@@ -26,11 +26,23 @@ import type { Llama } from "./llama.ts";
 /** Deviation of an embedding's entries. */
 const embeddingScale = 0.04;
 /** Logit between the right place and others, about, of the two attentions. */
-const sharpness = { previous: 8, match: 20 };
+const sharpness = { previous: 8, match: 11 };
 /** Size of what is copied, against the token's own embedding. */
-const copyGain = 2.5;
+const copyGain = 2.2;
 /** Radians that a dimension used for matching may turn over the longest distance. */
 const slowTurn = 0.8;
+
+/** Share of the learning rate that keeps the circuit: more, and the first steps on prose undo it. */
+export const inductionRate = 0.01;
+
+/** Paths of the matrices that hold the circuit. */
+export function inductionPaths(): string[] {
+  return [0, 1].flatMap((i) =>
+    ["q_proj", "k_proj", "v_proj", "o_proj"].map(
+      (name) => `model.layers.${i}.self_attn.${name}.weight`,
+    ),
+  );
+}
 
 /**
  * Writes the circuit into new parameters, in place.
@@ -51,12 +63,17 @@ export function wireInduction(model: Llama, params: TensorRecord, rng: Rng): voi
       `induction: needs two layers and room for ${headDim} dimensions of tokens beside ${previousDims + 1}, got ${nLayers} layers of width ${dModel}.`,
     );
   }
-  // Rows of an orthonormal basis: the common direction, the space S, the token space.
-  const basis = orthogonal(rng.fold("basis"), [dModel, dModel]);
-  const row = (i: number): Float32Array => basis.subarray(i * dModel, (i + 1) * dModel);
-  const common = row(0);
-  const previous = (i: number): Float32Array => row(1 + i);
-  const token = (i: number): Float32Array => row(1 + previousDims + i);
+  // The common direction is the first axis, S the axes after it, the token space all others, turned.
+  const axis = (i: number): Float32Array =>
+    Float32Array.from({ length: dModel }, (_, j) => Number(i === j));
+  const turned = orthogonal(rng.fold("basis"), [tokenDims, tokenDims]);
+  const common = axis(0);
+  const previous = (i: number): Float32Array => axis(1 + i);
+  const token = (i: number): Float32Array => {
+    const direction = new Float32Array(dModel);
+    direction.set(turned.subarray(i * tokenDims, (i + 1) * tokenDims), 1 + previousDims);
+    return direction;
+  };
   const data = (path: string): Float32Array => params[path]!.data as Float32Array;
 
   const embedding = data("model.embed_tokens.weight");
@@ -91,6 +108,8 @@ export function wireInduction(model: Llama, params: TensorRecord, rng: Rng): voi
   const clear = (path: string, from: number, count: number): void => {
     data(path).fill(0, from * dModel, (from + count) * dModel);
   };
+  // What all tokens share says nothing about the next one: the output does not read it.
+  data("model.norm.weight")[0] = 0;
   // Every block adds nothing at first but the circuit.
   for (let i = 0; i < nLayers; i++) {
     data(layer(i, "o_proj")).fill(0);

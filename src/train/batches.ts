@@ -12,6 +12,8 @@ export interface BatchShape {
   readonly rows: number;
   /** Lengths are rounded up to a multiple of this; default 16. */
   readonly lengthMultiple?: number;
+  /** Positions that the model has: padding ends there. */
+  readonly maxLength?: number;
 }
 
 /**
@@ -20,7 +22,8 @@ export interface BatchShape {
  */
 export function makeBatch(examples: readonly Example[], shape: BatchShape): Batch {
   const longest = Math.max(...examples.map(({ ids }) => ids.length - 1));
-  const length = roundUp(longest, shape.lengthMultiple ?? 16);
+  const padded = roundUp(longest, shape.lengthMultiple ?? 16);
+  const length = Math.max(longest, Math.min(padded, shape.maxLength ?? padded));
   const ids = new Int32Array(shape.rows * length);
   const rows: number[] = [];
   const targets: number[] = [];

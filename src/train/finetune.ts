@@ -97,6 +97,10 @@ export async function finetune(
 ): Promise<FinetuneResult> {
   const { batchSize = 16, accumulate = 1, epochs = 3, seed = 0, weightDecay = 0.01 } = options;
   if (examples.length === 0) throw new OptionError("finetune: there are no examples.");
+  for (const [name, value] of Object.entries({ batchSize, accumulate })) {
+    if (Number.isInteger(value) && value >= 1) continue;
+    throw new OptionError(`finetune: ${name} must be a whole number from 1, got ${value}.`);
+  }
   if (batchSize % accumulate !== 0) {
     throw new OptionError(
       `finetune: batchSize ${batchSize} must be a multiple of accumulate ${accumulate}.`,
@@ -105,7 +109,7 @@ export async function finetune(
   const isFull = trainee.adapt === undefined;
   const peak = options.learningRate ?? (isFull ? 3e-4 : 2e-3);
   const perEpoch = Math.ceil(examples.length / batchSize);
-  const steps = options.steps ?? epochs * perEpoch;
+  const steps = options.steps ?? Math.ceil(epochs * perEpoch);
   const schedule = scheduleByName(options.schedule ?? "linear", {
     totalSteps: steps,
     warmupSteps: Math.round(steps * (options.warmup ?? 0.05)),
@@ -143,15 +147,17 @@ export async function finetune(
         let loss = 0;
         for (let start = 0; start < chosen.length; start += size) {
           if (start > 0) updater.accumulate();
-          const part = makeBatch(chosen.slice(start, start + size), { rows: size });
+          const shape = { rows: size, maxLength: trainee.model.sizes.maxPositions };
+          const part = makeBatch(chosen.slice(start, start + size), shape);
           const noise = rng.fold("noise", step, start);
           loss += await program.lossAndGradients(part, params, gradients, total, noise);
         }
         const learningRate = peak * schedule(step);
         const { gradientNorm, isApplied } = await updater.step(learningRate);
         if (!isApplied || !Number.isFinite(loss)) {
+          const what = Number.isFinite(loss) ? "norm of the gradient" : "loss";
           throw new StateError(
-            `finetune: the loss at step ${step + 1} is ${loss}, on examples ${batch.join(", ")} — lower the learning rate (${peak}).`,
+            `finetune: the ${what} at step ${step + 1} is ${Number.isFinite(loss) ? gradientNorm : loss}, on examples ${batch.join(", ")} — lower the learning rate (${peak}).`,
           );
         }
         losses.push(loss);
@@ -189,7 +195,7 @@ export async function scoreExamples(
     for (let start = 0; start < order.length; start += batchSize) {
       const chosen = order.slice(start, start + batchSize).map((i) => examples[i]!);
       const result = await program.evaluate(
-        makeBatch(chosen, { rows: batchSize }),
+        makeBatch(chosen, { rows: batchSize, maxLength: trainee.model.sizes.maxPositions }),
         trainee.trained,
       );
       loss += result.loss;

@@ -5,6 +5,7 @@ import { StateError } from "../errors.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { adamW } from "../optim/adamw.ts";
+import { decayGroups } from "../optim/groups.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { type Batch, TrainProgram } from "./program.ts";
@@ -27,6 +28,8 @@ export interface PretrainOptions {
   readonly seed: number;
   /** First numbers; default: the model's own initialisers. */
   readonly params?: TensorRecord;
+  /** Parameters that learn at a share of the rate: by path. */
+  readonly learningRateScales?: Readonly<Record<string, number>>;
   /** Evaluate on the held-out tokens every so many steps; 0 only at the end. */
   readonly evalEvery?: number;
   /** Save every so many steps through `onSave`. */
@@ -34,6 +37,8 @@ export interface PretrainOptions {
   readonly onStep?: (info: StepInfo) => void;
   readonly onEval?: (step: number, nll: number) => void;
   readonly onSave?: (snapshot: Snapshot) => Promise<void>;
+  /** Ends the run after a step; what was made goes to `onSave`. */
+  readonly signal?: AbortSignal;
   /** State of an earlier run to go on from. */
   readonly resume?: Snapshot;
 }
@@ -63,6 +68,8 @@ export interface PretrainResult {
   readonly params: TensorRecord;
   /** Mean -log p per token on the held-out text. */
   readonly heldOutNll: number;
+  /** Whether a signal ended it early. */
+  readonly isStopped: boolean;
 }
 
 /**
@@ -79,21 +86,18 @@ export async function pretrain(
   const { steps, batchSize, seqLen, seed, learningRate = 1.5e-3, weightDecay = 0.1 } = options;
   const warmup = options.warmupSteps ?? Math.ceil(steps / 50);
   const params = options.params ?? model.init(new Rng(seed).fold("init")).params;
-  const betas = { beta1: 0.9, beta2: 0.95 };
-  const paths = Object.keys(params);
-  const isMatrix = (path: string): boolean => params[path]!.shape.length > 1;
-  const updater = new Updater(
-    params,
-    [
-      { paths: paths.filter(isMatrix), optimizer: adamW({ ...betas, weightDecay }) },
-      {
-        paths: paths.filter((path) => !isMatrix(path)),
-        optimizer: adamW({ ...betas, weightDecay: 0 }),
-      },
-    ],
-    backend,
-    { clipNorm: options.clipNorm ?? 1 },
+  const decayed = decayGroups(params, { weightDecay }, (decay) =>
+    adamW({ beta1: 0.9, beta2: 0.95, weightDecay: decay }),
   );
+  const scales = options.learningRateScales ?? {};
+  const groups = decayed.flatMap(({ paths, optimizer }) =>
+    [...new Set(paths.map((path) => scales[path] ?? 1))].map((scale) => ({
+      paths: paths.filter((path) => (scales[path] ?? 1) === scale),
+      optimizer,
+      learningRateScale: scale,
+    })),
+  );
+  const updater = new Updater(params, groups, backend, { clipNorm: options.clipNorm ?? 1 });
   if (options.resume) updater.load(options.resume.params, options.resume.state);
   const program = new TrainProgram({ model, frozen: {}, trained: params }, backend);
   const data = new Rng(seed).fold("data");
@@ -103,8 +107,14 @@ export async function pretrain(
     repeats: options.repeats ?? 0,
     vocabSize: model.sizes.vocabSize,
   };
+  let isStopped = false;
   try {
     for (let step = updater.stepCount; step < steps; step++) {
+      if (options.signal?.aborted) {
+        isStopped = true;
+        await options.onSave?.({ params: updater.params, state: updater.state() });
+        break;
+      }
       const { ids, targets } = drawWindows(tokens, windows, data.fold(step));
       const batch = fullBatch(ids, targets, batchSize, seqLen);
       const rate = cosineRate(step, steps, warmup, learningRate);
@@ -116,9 +126,10 @@ export async function pretrain(
         data.fold(step, "noise"),
       );
       const { gradientNorm, isApplied } = await updater.step(rate);
-      if (!isApplied) {
+      if (!isApplied || !Number.isFinite(loss)) {
+        const what = Number.isFinite(loss) ? "norm of the gradient" : "loss";
         throw new StateError(
-          `pretrain: the loss at step ${step + 1} is ${loss} — lower the learning rate (${learningRate}).`,
+          `pretrain: the ${what} at step ${step + 1} is ${Number.isFinite(loss) ? gradientNorm : loss} — lower the learning rate (${learningRate}).`,
         );
       }
       options.onStep?.({
@@ -139,8 +150,8 @@ export async function pretrain(
       }
     }
     const heldOutNll = await meanNll(program, updater.params, heldOut, batchSize, seqLen);
-    options.onEval?.(steps, heldOutNll);
-    return { params: updater.params, heldOutNll };
+    options.onEval?.(updater.stepCount, heldOutNll);
+    return { params: updater.params, heldOutNll, isStopped };
   } finally {
     await program.release();
     await updater.release();

@@ -99,16 +99,11 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
       // Errors come as exceptions; ONNX Runtime would print them too.
       logSeverityLevel: 4,
       extra: {
-        session: {
-          intra_op: JSON.parse(process.env["SPINX"] ?? "null") ?? {
-            allow_spinning: options.spin ? "1" : "0",
-          },
-        },
+        session: { intra_op: { allow_spinning: options.spin ? "1" : "0" } },
         ...(withoutOptimizers.length > 0 && {
           optimization: { disable_specified_optimizers: withoutOptimizers.join(";") },
         }),
       },
-      ...JSON.parse(process.env["ORTX"] ?? "{}"),
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
     };
     try {

@@ -69,7 +69,7 @@ describe.skipIf(!env)(env ? "on WebGPU" : "on WebGPU (skipped: no Chromium, no d
   test.runIf(isRequired)(
     "the operators give the reference's results, with exceptions known by name",
     async () => {
-      const { stdout } = await runScript("webgpu-operators.ts", { env: env! });
+      const { stdout } = await runScript("webgpu-operators.ts", { env: env!, timeout: 280_000 });
       const { passed, failures } = JSON.parse(stdout) as {
         passed: number;
         failures: Record<string, string>;

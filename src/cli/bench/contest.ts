@@ -23,6 +23,8 @@ export interface ContestOptions {
   readonly withPeers: boolean;
   /** A round lasts about this long for each side. */
   readonly roundMs?: number;
+  /** Between turns; default 250. */
+  readonly pauseMs?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (text: string) => void;
 }
@@ -44,7 +46,7 @@ const sureTokens = 8;
 
 const defaultRoundMs = 1000;
 /** Arms that wait may not take a core from the one that runs: their idle threads spin for a while. */
-const pauseMs = 250;
+const defaultPauseMs = 250;
 
 export interface ContestResult {
   readonly results: readonly Result[];
@@ -120,6 +122,7 @@ async function compare(
       [ours.name, theirs.name],
       warm.map(({ first }) => first),
     );
+  const { pauseMs = defaultPauseMs } = options;
   const medians: number[][] = arms.map(() => []);
   const rounds = Math.min(options.rounds, contest.maxRounds ?? options.rounds);
   for (let round = 1; round <= rounds; round++) {

@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { allclose } from "../../test/support/allclose.ts";
 import { grad, valueAndGrad } from "../autodiff/grad.ts";
+import { compile, evaluate } from "../backend/compile.ts";
+import { reference } from "../backend/reference/reference.ts";
 import { complexAbs, complexDiv, complexMul } from "../ir/complex.ts";
 import { scan } from "../ir/control.ts";
 import { cumProd } from "../ir/cumulative.ts";
@@ -10,8 +12,6 @@ import { reshape, slice } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { sum } from "../ir/reduce.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { compile, evaluate } from "./compile.ts";
-import { reference } from "./reference/reference.ts";
 import { compileVjp } from "./vjp.ts";
 
 const backend = reference();

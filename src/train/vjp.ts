@@ -1,4 +1,6 @@
 import { backward } from "../autodiff/backward.ts";
+import type { Backend, Executable } from "../backend/backend.ts";
+import { type SpecTree, type TensorTree, trace } from "../backend/compile.ts";
 import { StateError } from "../errors.ts";
 import type { ValueTree } from "../ir/control.ts";
 import { Graph, type Node, Value } from "../ir/graph.ts";
@@ -6,8 +8,6 @@ import { expand } from "../ir/layout.ts";
 import { inline } from "../ir/rewrite.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { flatten, unflatten } from "../tensor/tree.ts";
-import type { Backend, Executable } from "./backend.ts";
-import { type SpecTree, type TensorTree, trace } from "./compile.ts";
 
 /** What a forward run leaves for its pullback: pass it on, do not look inside. */
 export interface Residuals {

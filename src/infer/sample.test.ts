@@ -1,0 +1,124 @@
+import { describe, expect, it } from "vitest";
+import { OptionError } from "../errors.ts";
+import { Rng } from "../tensor/rng.ts";
+import { argMaxOf, checkSampling, type SampleOptions, sample } from "./sample.ts";
+
+/** Token 1 is the likeliest, then 3, 0, 2. */
+const probabilities = [0.2, 0.4, 0.1, 0.3];
+const logits = Float32Array.from(probabilities, Math.log);
+const draws = 3000;
+
+/** How often each token is drawn. */
+function frequencies(options: SampleOptions, from: ArrayLike<number> = logits): number[] {
+  const rng = new Rng(11);
+  const counts = new Array<number>(from.length).fill(0);
+  for (let i = 0; i < draws; i++) counts[sample(from, options, rng)]!++;
+  return counts;
+}
+
+/** Each count within four deviations of a fair draw of these weights, and 0 where the weight is. */
+function expectShares(counts: readonly number[], weights: readonly number[]): void {
+  const total = weights.reduce((a, b) => a + b, 0);
+  weights.forEach((weight, id) => {
+    const p = weight / total;
+    const deviation = Math.sqrt(draws * p * (1 - p));
+    expect(Math.abs(counts[id]! - draws * p), `token ${id}`).toBeLessThanOrEqual(4 * deviation);
+  });
+}
+
+describe("sample", () => {
+  it("takes the likeliest at temperature 0, the first among equals, and draws nothing", () => {
+    const rng = new Rng(1);
+    const before = rng.state;
+    expect(sample(logits, {}, rng)).toBe(1);
+    expect(sample([0, 2, -1, 2], { temperature: 0, topK: 3 }, rng)).toBe(1);
+    expect(rng.state).toEqual(before);
+  });
+
+  it.each<[string, SampleOptions, number[]]>([
+    ["temperature 1 as the logits say", { temperature: 1 }, probabilities],
+    // p^(1/2) and p^2: flatter and steeper.
+    ["temperature 2 flatter", { temperature: 2 }, probabilities.map(Math.sqrt)],
+    ["temperature 0.5 steeper", { temperature: 0.5 }, probabilities.map((p) => p * p)],
+    ["top-k 2 from the two likeliest", { temperature: 1, topK: 2 }, [0, 0.4, 0, 0.3]],
+    ["top-k beyond the vocabulary from all", { temperature: 1, topK: 9 }, probabilities],
+    // 0.4 reaches 0.35; 0.4 + 0.3 reaches 0.65; 0.4 + 0.3 + 0.2 reaches 0.75.
+    ["top-p 0.35 from one", { temperature: 1, topP: 0.35 }, [0, 1, 0, 0]],
+    ["top-p 0.65 from two", { temperature: 1, topP: 0.65 }, [0, 0.4, 0, 0.3]],
+    ["top-p 0.75 from three", { temperature: 1, topP: 0.75 }, [0.2, 0.4, 0, 0.3]],
+    // Shares of the likeliest: 0.5, 1, 0.25, 0.75.
+    ["min-p 0.6 from two", { temperature: 1, minP: 0.6 }, [0, 0.4, 0, 0.3]],
+    ["min-p 0.3 from three", { temperature: 1, minP: 0.3 }, [0.2, 0.4, 0, 0.3]],
+    ["min-p 0.999 from the likeliest", { temperature: 1, minP: 0.999 }, [0, 1, 0, 0]],
+    // At temperature 2 the share of token 0 is √0.5 = 0.71.
+    [
+      "min-p after the temperature",
+      { temperature: 2, minP: 0.6 },
+      [0.2, 0.4, 0, 0.3].map(Math.sqrt),
+    ],
+    // At temperature 0.5 the likeliest has 0.16 of 0.3, more than half.
+    ["top-p after the temperature", { temperature: 0.5, topP: 0.5 }, [0, 1, 0, 0]],
+    // Of the two that top-k leaves, the first has 4/7 = 0.57.
+    ["top-p of what top-k leaves", { temperature: 1, topK: 2, topP: 0.55 }, [0, 1, 0, 0]],
+    [
+      "the narrowest of all three",
+      { temperature: 1, topK: 3, topP: 0.9, minP: 0.7 },
+      [0, 0.4, 0, 0.3],
+    ],
+  ])("draws at %s", (_, options, weights) => {
+    expectShares(frequencies(options), weights);
+  });
+
+  it("keeps the earlier of equal tokens where top-k cuts between them", () => {
+    expectShares(frequencies({ temperature: 1, topK: 2 }, [1, 1, 1]), [1, 1, 0]);
+  });
+
+  it("never draws a token that is ruled out, however many are left", () => {
+    const ruled = [-Infinity, 0, -Infinity, 0];
+    expectShares(frequencies({ temperature: 1 }, ruled), [0, 1, 0, 1]);
+    expectShares(frequencies({ temperature: 1, topP: 0.999 }, ruled), [0, 1, 0, 1]);
+  });
+
+  it("stands logits and temperatures at the ends of their range", () => {
+    expectShares(frequencies({ temperature: 1e-30 }), [0, 1, 0, 0]);
+    expectShares(frequencies({ temperature: 1 }, [1e30, -1e30, 1e30]), [1, 0, 1]);
+  });
+
+  it("draws the same from the same seed", () => {
+    const run = (seed: number): number[] => {
+      const rng = new Rng(seed);
+      return Array.from({ length: 20 }, () => sample(logits, { temperature: 1 }, rng));
+    };
+    expect(run(1)).toEqual(run(1));
+    expect(run(1)).not.toEqual(run(2));
+  });
+});
+
+describe("argMaxOf", () => {
+  it("gives the first of the largest", () => {
+    expect(argMaxOf([-3, -1, -1])).toBe(1);
+    expect(argMaxOf([-Infinity, -Infinity])).toBe(0);
+  });
+});
+
+describe("checkSampling", () => {
+  it.each<[SampleOptions, string]>([
+    [{ temperature: -0.1 }, "temperature must be in [0, 100], got -0.1."],
+    [{ temperature: 101 }, "temperature must be in [0, 100], got 101."],
+    [{ temperature: Number.NaN }, "temperature must be in [0, 100], got NaN."],
+    [{ topK: 0 }, "topK must be a whole number from 1, got 0."],
+    [{ topK: 1.5 }, "topK must be a whole number from 1, got 1.5."],
+    [{ topP: 0 }, "topP must be in (0, 1], got 0."],
+    [{ topP: 1.01 }, "topP must be in (0, 1], got 1.01."],
+    [{ minP: 1 }, "minP must be in [0, 1), got 1."],
+    [{ minP: -0.5 }, "minP must be in [0, 1), got -0.5."],
+  ])("refuses %j", (options, sentence) => {
+    expect(() => checkSampling(options)).toThrow(new OptionError(sentence));
+  });
+
+  it("takes the ends of each range that belong to it", () => {
+    checkSampling({});
+    checkSampling({ temperature: 0, topK: 1, topP: 1, minP: 0 });
+    checkSampling({ temperature: 100 });
+  });
+});
