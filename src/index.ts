@@ -224,6 +224,7 @@ export { loadTokenizer, Tokenizer, type TokenizerJson } from "./data/tokenizer.t
 
 // Training
 export {
+  checkFinetune,
   type ExampleScore,
   type FinetuneOptions,
   type FinetuneResult,

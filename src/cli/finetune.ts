@@ -3,11 +3,14 @@ import { type Command, type CommandContext, oneOf, realFrom, wholeFrom } from ".
 import {
   type Answer,
   answerAll,
+  applyTemplate,
+  checkFinetune,
   Decoder,
   type EncodedExamples,
   type Example,
   type ExampleScore,
   encodeExamples,
+  type FinetuneOptions,
   type FinetuneResult,
   finetune,
   type LoadedAdapter,
@@ -121,7 +124,9 @@ async function continuation(
   text: string,
   backend: OrtBackend,
 ): Promise<string> {
-  const prompt = opened.tokenizer.encode(text).subarray(0, 24);
+  const prompt = opened.tokenizer
+    .encode(text)
+    .subarray(0, Math.min(24, opened.model.sizes.maxPositions - 1));
   const decoder = new Decoder(opened.model, params, backend, adapter ? { adapter } : {});
   try {
     const [made] = await decoder.generate([prompt], { maxNewTokens: 40 });
@@ -150,16 +155,38 @@ async function run(context: CommandContext): Promise<void> {
   const { host, output, options } = context;
   const template = (options["template"] as string).replaceAll("\\n", "\n");
   const isFull = options["full"] === true;
-  const backend = await openBackend(output, options["threads"] as number | undefined);
+  const seed = options["seed"] as number;
+  const settings: FinetuneOptions = {
+    ...(options["steps"] !== undefined && { steps: options["steps"] as number }),
+    epochs: options["epochs"] as number,
+    batchSize: options["batch-size"] as number,
+    accumulate: options["accumulate"] as number,
+    ...(options["learning-rate"] !== undefined && {
+      learningRate: options["learning-rate"] as number,
+    }),
+    optimizer: options["optimizer"] as string,
+    schedule: options["schedule"] as string,
+    warmup: options["warmup"] as number,
+    weightDecay: options["weight-decay"] as number,
+    clipNorm: options["clip-norm"] as number,
+    checkpoint: options["checkpoint"] === true,
+    seed,
+  };
+  const data = await readData(context);
   const opened = await openModel(host, options["model"] as string);
   const { model, tokenizer } = opened;
-  const data = await readData(context);
+  const backend = await openBackend(output, options["threads"] as number | undefined);
   const limit = Math.min(options["max-length"] as number, model.sizes.maxPositions);
   const train = encode(data.train, tokenizer, template, limit + 1);
   const heldOut = encode(data.heldOut, tokenizer, template, limit + 1);
-  const pairs = data.heldOut
+  checkFinetune(settings, train.examples.length);
+  const asked = data.heldOut
     .filter((example): example is Pair => example.kind === "pair")
     .slice(0, options["eval-limit"] as number);
+  const pairs = asked.filter(
+    ({ prompt }) =>
+      tokenizer.encode(applyTemplate(template, prompt)).length < model.sizes.maxPositions,
+  );
 
   const targets = options["targets"] as string;
   const adapter = isFull
@@ -170,7 +197,6 @@ async function run(context: CommandContext): Promise<void> {
         dropout: options["dropout"] as number,
         targetModules: targets === "all-linear" ? targets : targets.split(","),
       });
-  const seed = options["seed"] as number;
   const fresh = adapter && { adapter, params: adapter.init(new Rng(seed).fold("adapter")) };
   const trainee = traineeOf(model, opened.params, fresh);
   const trainedCount = Object.values(trainee.trained).reduce((sum, { size }) => sum + size, 0);
@@ -184,6 +210,11 @@ async function run(context: CommandContext): Promise<void> {
   if (train.cut > 0) output.warn(`${train.cut} examples were cut to ${limit} tokens.`);
   if (train.empty > 0)
     output.warn(`${train.empty} examples were left out: nothing in them carries loss.`);
+  if (pairs.length < asked.length) {
+    output.warn(
+      `${asked.length - pairs.length} held-out prompts are longer than the model takes and are not answered.`,
+    );
+  }
 
   const doing = (what: string) => (done: number) =>
     output.progress(`${what}: ${done} of ${pairs.length}`);
@@ -205,20 +236,7 @@ async function run(context: CommandContext): Promise<void> {
   const seconds = (): number => (host.clock.monotonic() - started) / 1000;
   const shown: number[] = [];
   const result = await finetune(trainee, train.examples, backend, {
-    ...(options["steps"] !== undefined && { steps: options["steps"] as number }),
-    epochs: options["epochs"] as number,
-    batchSize: options["batch-size"] as number,
-    accumulate: options["accumulate"] as number,
-    ...(options["learning-rate"] !== undefined && {
-      learningRate: options["learning-rate"] as number,
-    }),
-    optimizer: options["optimizer"] as string,
-    schedule: options["schedule"] as string,
-    warmup: options["warmup"] as number,
-    weightDecay: options["weight-decay"] as number,
-    clipNorm: options["clip-norm"] as number,
-    checkpoint: options["checkpoint"] === true,
-    seed,
+    ...settings,
     signal: context.signal,
     onStep: ({ step, steps, loss, tokens: read }) => {
       shown.push(loss);

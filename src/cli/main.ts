@@ -73,8 +73,9 @@ async function main(args: readonly string[]): Promise<void> {
   const { OptionError, nodeHost } = await import("./library.ts");
   const entry = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (!entry) {
+    const near = suggestion(name, Object.keys(commands));
     throw new OptionError(
-      `unknown command "${name}"${suggestion(name, Object.keys(commands))} — run "plasticity --help" for the list.`,
+      `unknown command "${name}"${near ? `${near} Run` : " — run"} "plasticity --help" for the list.`,
     );
   }
   const command = await entry[1]();
@@ -93,7 +94,7 @@ async function main(args: readonly string[]): Promise<void> {
   const output = new Output({
     isJson: json === true,
     isTerminal: process.stderr.isTTY === true && json !== true,
-    hasColor: process.stdout.isTTY === true && process.env["NO_COLOR"] === undefined,
+    hasColor: process.stdout.isTTY === true && !process.env["NO_COLOR"],
     columns: process.stderr.columns ?? 80,
   });
   const abort = new AbortController();

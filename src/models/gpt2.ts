@@ -9,7 +9,7 @@ import { add } from "../ir/elementwise.ts";
 import { gelu } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
 import { gather } from "../ir/indexing.ts";
-import { reshape, slice, squeeze, transpose } from "../ir/layout.ts";
+import { reshape, slice, split, squeeze, transpose } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { attention } from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
@@ -82,7 +82,7 @@ class Attention extends Module {
       reshape(joined, [batch, length, 3, this.#nHeads, headDim]),
       [2, 0, 3, 1, 4],
     );
-    const [q, keys, values] = [0, 1, 2].map((i) => squeeze(slice(parts, 0, i, i + 1), 0)) as [
+    const [q, keys, values] = split(parts, [1, 1, 1], 0).map((part) => squeeze(part, 0)) as [
       Value,
       Value,
       Value,

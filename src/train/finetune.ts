@@ -7,7 +7,7 @@ import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
 import { decayGroups } from "../optim/groups.ts";
-import { scheduleByName } from "../optim/schedule.ts";
+import { type Schedule, scheduleByName } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
 import { lossCount, makeBatch } from "./batches.ts";
 import { type Trainee, TrainProgram } from "./program.ts";
@@ -84,6 +84,35 @@ export function traineeOf(
 }
 
 /**
+ * Checks settings for so many examples, so that a caller can before it does other work.
+ * @throws OptionError for settings outside their range.
+ */
+export function checkFinetune(options: FinetuneOptions, examples: number): void {
+  if (examples === 0) throw new OptionError("finetune: there are no examples.");
+  const { batchSize = 16, accumulate = 1 } = options;
+  for (const [name, value] of Object.entries({ batchSize, accumulate })) {
+    if (Number.isInteger(value) && value >= 1) continue;
+    throw new OptionError(`finetune: ${name} must be a whole number from 1, got ${value}.`);
+  }
+  if (batchSize % accumulate !== 0) {
+    throw new OptionError(
+      `finetune: batchSize ${batchSize} must be a multiple of accumulate ${accumulate}.`,
+    );
+  }
+  scheduleOf(options, stepsOf(options, examples));
+  optimizerByName(options.optimizer ?? "adamw");
+}
+
+function stepsOf({ steps, epochs = 3, batchSize = 16 }: FinetuneOptions, examples: number): number {
+  return steps ?? Math.ceil(epochs * Math.ceil(examples / batchSize));
+}
+
+function scheduleOf({ schedule, warmup = 0.05 }: FinetuneOptions, totalSteps: number): Schedule {
+  const warmupSteps = Math.round(totalSteps * warmup);
+  return scheduleByName(schedule ?? "linear", { totalSteps, warmupSteps });
+}
+
+/**
  * Trains and returns the trained parameters; the base is not touched. The order of the data depends
  * on the seed alone.
  * @throws OptionError for settings outside their range.
@@ -95,25 +124,12 @@ export async function finetune(
   backend: Backend,
   options: FinetuneOptions = {},
 ): Promise<FinetuneResult> {
-  const { batchSize = 16, accumulate = 1, epochs = 3, seed = 0, weightDecay = 0.01 } = options;
-  if (examples.length === 0) throw new OptionError("finetune: there are no examples.");
-  for (const [name, value] of Object.entries({ batchSize, accumulate })) {
-    if (Number.isInteger(value) && value >= 1) continue;
-    throw new OptionError(`finetune: ${name} must be a whole number from 1, got ${value}.`);
-  }
-  if (batchSize % accumulate !== 0) {
-    throw new OptionError(
-      `finetune: batchSize ${batchSize} must be a multiple of accumulate ${accumulate}.`,
-    );
-  }
+  const { batchSize = 16, accumulate = 1, seed = 0, weightDecay = 0.01 } = options;
+  checkFinetune(options, examples.length);
   const isFull = trainee.adapt === undefined;
   const peak = options.learningRate ?? (isFull ? 3e-4 : 2e-3);
-  const perEpoch = Math.ceil(examples.length / batchSize);
-  const steps = options.steps ?? Math.ceil(epochs * perEpoch);
-  const schedule = scheduleByName(options.schedule ?? "linear", {
-    totalSteps: steps,
-    warmupSteps: Math.round(steps * (options.warmup ?? 0.05)),
-  });
+  const steps = stepsOf(options, examples.length);
+  const schedule = scheduleOf(options, steps);
   const optimizer = options.optimizer ?? "adamw";
   const groups = decayGroups(trainee.trained, { weightDecay }, (decay) =>
     optimizerByName(optimizer, { weightDecay: decay }),

@@ -95,11 +95,13 @@ export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
   web.env.logLevel = "fatal";
   const session = async (
     model: Uint8Array<ArrayBuffer>,
-    { withoutOptimizers = [], profile }: SessionOptions,
+    { withoutOptimizers = [], hasStored, profile }: SessionOptions,
   ): Promise<OrtSession> => {
     const loaded = await web.InferenceSession.create(model, {
       executionProviders: [provider],
-      graphOptimizationLevel: "all",
+      // As in Node, for the reasons given there.
+      graphOptimizationLevel: hasStored ? "all" : "basic",
+      enableMemPattern: false,
       logSeverityLevel: 4,
       ...(withoutOptimizers.length > 0 && {
         extra: { optimization: { disable_specified_optimizers: withoutOptimizers.join(";") } },

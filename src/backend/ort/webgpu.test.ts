@@ -78,5 +78,13 @@ describe.skipIf(!env)(env ? "on WebGPU" : "on WebGPU (skipped: no Chromium, no d
       expect(Object.keys(failures).sort()).toEqual(Object.keys(known).sort());
       for (const [name, message] of Object.entries(failures)) expect(message).toMatch(known[name]!);
     },
+    300_000,
+  );
+});
+
+test("a machine without a driver is told so", async () => {
+  const none = { VK_ICD_FILENAMES: "/nowhere.json", VK_DRIVER_FILES: "/nowhere.json" };
+  await expect(runScript("webgpu.ts", { args: ["1"], env: none })).rejects.toThrow(
+    'engine: this machine has no WebGPU adapter, or no driver for it — use provider "cpu".',
   );
 });
