@@ -1,5 +1,5 @@
 // Writes a small seeded GPT-2-shaped weights file for trying the peers out:
-//   node bench/peers/make-weights.mjs /tmp/weights.safetensors [seed]
+//   node bench/peers/make-weights.mjs weights.safetensors [seed]
 import { writeFileSync } from "node:fs";
 
 const [path, seed = "1"] = process.argv.slice(2);

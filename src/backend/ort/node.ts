@@ -4,7 +4,6 @@
  */
 import { UnsupportedError } from "../../errors.ts";
 import type { Dtype } from "../../tensor/dtype.ts";
-import type { OrtTarget } from "./lower.ts";
 import {
   OrtBackend,
   type OrtBinding,
@@ -13,6 +12,7 @@ import {
   type OrtTensor,
   type SessionOptions,
 } from "./ort.ts";
+import type { OrtTarget } from "./target.ts";
 
 interface NativeSession {
   loadModel(buffer: ArrayBuffer, offset: number, bytes: number, options: object): void;

@@ -12,7 +12,8 @@ import {
   type LoadOptions,
   type Program,
 } from "../backend.ts";
-import { type Lowered, lower, type OrtTarget } from "./lower.ts";
+import { type Lowered, lower } from "./lower.ts";
+import type { OrtTarget } from "./target.ts";
 
 /** A tensor as the binding takes it. */
 export interface OrtTensor {

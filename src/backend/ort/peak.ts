@@ -5,7 +5,8 @@ import { legalize, reachable } from "../../ir/rewrite.ts";
 import { byteSize } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type Bindings, bindDim, type Program } from "../backend.ts";
-import { nativeRule, type OrtTarget, writeOrder } from "./lower.ts";
+import { writeOrder } from "./lower.ts";
+import { nativeRule, type OrtTarget } from "./target.ts";
 
 export interface PeakOptions {
   readonly target?: OrtTarget;
