@@ -98,7 +98,10 @@ const tasks = {
   start: () => {
     install();
     build();
-    const given = args.length > 0 ? args : ["finetune", "--model", "builtin", "--data", "commands"];
+    const given =
+      args.length > 0
+        ? args
+        : ["finetune", "--model", "builtin", "--data", "commands", "--epochs", "2"];
     return run(process.execPath, [cli, ...given]);
   },
   test: () => {

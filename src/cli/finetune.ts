@@ -1,14 +1,13 @@
 /** `plasticity finetune`: adapt a model to examples, and show what that changed. */
 import { type Command, type CommandContext, oneOf, realFrom, wholeFrom } from "./command.ts";
+import { card, type Measured, show, summary } from "./finetune-report.ts";
 import {
-  type Answer,
   answerAll,
   applyTemplate,
   checkFinetune,
   Decoder,
   type EncodedExamples,
   type Example,
-  type ExampleScore,
   encodeExamples,
   type FinetuneOptions,
   type FinetuneResult,
@@ -36,7 +35,7 @@ import {
   packagePath,
   threadsOption,
 } from "./models.ts";
-import { type Output, showCount, showPercent, showTime, sparkline } from "./output.ts";
+import { showCount, showTime, sparkline } from "./output.ts";
 
 type Pair = Extract<RawExample, { kind: "pair" }>;
 
@@ -44,11 +43,6 @@ interface Data {
   readonly train: readonly RawExample[];
   readonly heldOut: readonly RawExample[];
   readonly name: string;
-}
-
-/** How a model does on the held-out examples. */
-interface Measured extends ExampleScore {
-  readonly answers: readonly Answer[];
 }
 
 /** The share kept back when no held-out file is given, and at most how many. */
@@ -110,10 +104,6 @@ async function measure(
   } finally {
     await decoder.release();
   }
-}
-
-function exactShare(answers: readonly Answer[]): number {
-  return answers.filter(({ isExact }) => isExact).length / Math.max(1, answers.length);
 }
 
 /** What the base does with plain text: the start of a held-out text, continued. */
@@ -264,7 +254,7 @@ async function run(context: CommandContext): Promise<void> {
   if (adapter) {
     await saveAdapter(host.files, out, adapter, result.params, {
       base: opened.path,
-      card: card(opened, data, before, after),
+      card: card(opened.name, data.name, before, after),
     });
   } else {
     await saveModel(host.files, out, model, result.params, {
@@ -323,16 +313,6 @@ async function run(context: CommandContext): Promise<void> {
   });
 }
 
-function summary({ nll, accuracy, answers }: Measured): Record<string, number | null> {
-  return {
-    loss: nll,
-    perplexity: Math.exp(nll),
-    tokenAccuracy: accuracy,
-    exactMatch: answers.length > 0 ? exactShare(answers) : null,
-    answered: answers.length,
-  };
-}
-
 /** How often the completion of the nearest training prompt is the expected one. */
 function nearestExact(train: readonly RawExample[], pairs: readonly Pair[]): number {
   const known = train.filter((example): example is Pair => example.kind === "pair");
@@ -343,77 +323,6 @@ function nearestExact(train: readonly RawExample[], pairs: readonly Pair[]): num
   return (
     copies.filter((copy, i) => copy.trim() === pairs[i]!.completion.trim()).length / pairs.length
   );
-}
-
-function card(opened: OpenedModel, data: Data, before: Measured, after: Measured): string {
-  const exact =
-    after.answers.length === 0
-      ? ""
-      : `| exact match | ${showPercent(exactShare(before.answers))} | ${showPercent(exactShare(after.answers))} |\n`;
-  return `---\nbase_model: ${opened.name}\nlibrary_name: peft\ntags: [lora, plasticity]\n---\n\n# LoRA adapter for ${opened.name}\n\nTrained with plasticity on \`${data.name}\`.\n\n| held out | before | after |\n|---|---|---|\n| loss | ${before.nll.toFixed(3)} | ${after.nll.toFixed(3)} |\n${exact}`;
-}
-
-function show(
-  output: Output,
-  {
-    before,
-    after,
-    copies,
-    result,
-    trainSeconds,
-    texts,
-  }: {
-    before: Measured;
-    after: Measured;
-    copies: number | undefined;
-    result: FinetuneResult;
-    trainSeconds: number;
-    texts: { before: string; after: string } | undefined;
-  },
-): void {
-  output.line(
-    `${result.isStopped ? "Stopped after" : "Trained"} ${result.steps} steps in ${showTime(trainSeconds)}, ${showCount(result.tokens / trainSeconds)} tokens/s`,
-  );
-  output.line(
-    `Loss     ${sparkline(result.losses, 60)}  ${result.losses[0]?.toFixed(2)} → ${result.losses.at(-1)?.toFixed(2)}`,
-  );
-  output.line();
-  const rows: string[][] = [
-    ["loss per token", before.nll.toFixed(3), after.nll.toFixed(3)],
-    ["perplexity", Math.exp(before.nll).toFixed(2), Math.exp(after.nll).toFixed(2)],
-    ["tokens right", showPercent(before.accuracy), showPercent(after.accuracy)],
-  ];
-  if (after.answers.length > 0) {
-    rows.push([
-      `exact match (${after.answers.length})`,
-      showPercent(exactShare(before.answers)),
-      showPercent(exactShare(after.answers)),
-    ]);
-  }
-  if (copies !== undefined) rows.push(["copying the nearest example", "", showPercent(copies)]);
-  output.table(["held out", "before", "after"], rows, ["left", "right", "right"]);
-  output.line();
-  const every = Math.ceil(after.answers.length / 4);
-  for (let i = 0; i < after.answers.length; i += every) {
-    const [then, now] = [before.answers[i]!, after.answers[i]!];
-    output.line(`${output.style("▸", "cyan")} ${now.prompt}`);
-    output.line(`  before  ${output.style(oneLine(then.answer), "dim")}`);
-    output.line(
-      `  after   ${output.style(oneLine(now.answer), now.isExact ? "green" : "red")}${now.isExact ? "" : `   expected ${now.expected}`}`,
-    );
-  }
-  if (texts) {
-    output.line(
-      `${output.style("before", "bold")}  ${output.style(oneLine(texts.before, 240), "dim")}`,
-    );
-    output.line(`${output.style("after", "bold")}   ${oneLine(texts.after, 240)}`);
-  }
-  output.line();
-}
-
-function oneLine(text: string, limit = 72): string {
-  const flat = text.replace(/\s+/g, " ").trim();
-  return flat.length > limit ? `${flat.slice(0, limit - 1)}…` : flat;
 }
 
 export const finetuneCommand: Command = {
