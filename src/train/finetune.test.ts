@@ -58,9 +58,15 @@ function copied(params: Readonly<Record<string, Tensor>>): TensorRecord {
   return Object.fromEntries(Object.entries(params).map(([name, t]) => [name, t.clone()]));
 }
 
-function loraTrainee(dropout = 0): Trainee {
+/** LoRA as it starts, or with B other than zero so that its input has a say. */
+function loraTrainee(dropout = 0, isTrained = false): Trainee {
   const adapter = lora(model, { rank: 4, dropout, targetModules: "all-linear" });
-  return traineeOf(model, base, { adapter, params: adapter.init(new Rng(2)) });
+  const params = adapter.init(new Rng(2));
+  const rng = new Rng(3);
+  for (const tensor of isTrained ? Object.values(params) : []) {
+    (tensor.data as Float32Array).set(rng.normals(tensor.size, 0.3));
+  }
+  return traineeOf(model, base, { adapter, params });
 }
 
 /** A run of constant rate, so that its steps do not depend on how many there are. */
@@ -111,6 +117,19 @@ describe("finetune", () => {
     expect(again.losses).toEqual(first.losses);
     expect(copied(again.params)).toEqual(copied(first.params));
     expect(other.losses).not.toEqual(first.losses);
+  });
+
+  it("draws other noise at each step", async () => {
+    // One example and a rate of 0: only noise can change the loss.
+    const run = (dropout: number) =>
+      finetune(loraTrainee(dropout, true), examples.slice(0, 1), backend, {
+        ...steady,
+        batchSize: 1,
+        steps: 3,
+        learningRate: 0,
+      });
+    expect(new Set((await run(0.5)).losses).size).toBe(3);
+    expect(new Set((await run(0)).losses).size).toBe(1);
   });
 
   it("sees every example once an epoch, and reports steps, epochs and tokens", async () => {

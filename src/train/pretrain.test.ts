@@ -126,6 +126,20 @@ describe("pretrain", () => {
     expect(copied(resumed.params)).toEqual(copied(straight.params));
   });
 
+  it("draws other noise at each step", async () => {
+    // A text of one window and a rate of 0: only noise can change the loss.
+    const losses: number[] = [];
+    await pretrain(model, tokens.subarray(0, 17), heldOut, backend, {
+      ...options,
+      steps: 3,
+      batchSize: 1,
+      repeats: 0,
+      learningRate: 0,
+      onStep: ({ loss }) => losses.push(loss),
+    });
+    expect(new Set(losses).size).toBe(3);
+  });
+
   it("has other bits with another seed", async () => {
     const short = { ...options, steps: 2 };
     const params = copied(model.init(new Rng(1)).params);
