@@ -47,10 +47,16 @@ export class Arm {
   #errors = "";
   #ready: Ready | undefined;
 
-  private constructor(name: string, command: readonly string[], signal?: AbortSignal) {
+  private constructor(
+    name: string,
+    command: readonly string[],
+    signal: AbortSignal | undefined,
+    env: Readonly<Record<string, string>>,
+  ) {
     this.name = name;
     this.#child = spawn(command[0]!, command.slice(1), {
       stdio: ["pipe", "pipe", "pipe"],
+      env: { ...process.env, ...env },
       ...(signal && { signal }),
     });
     // A failure to start or to write shows as an early end of the lines.
@@ -68,8 +74,14 @@ export class Arm {
    * Starts a process and waits until it has its model.
    * @throws MissingError when a package that it needs is not installed.
    */
-  static async start(name: string, command: readonly string[], signal?: AbortSignal): Promise<Arm> {
-    const arm = new Arm(name, command, signal);
+  /** @param env set in the process beside ours */
+  static async start(
+    name: string,
+    command: readonly string[],
+    signal?: AbortSignal,
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<Arm> {
+    const arm = new Arm(name, command, signal, env);
     arm.#ready = await arm.#answer<Ready>();
     return arm;
   }

@@ -34,6 +34,8 @@ interface Side {
   readonly ready: Ready;
   /** Median of the rounds' medians. */
   readonly ms: number;
+  /** Slowest round over fastest, less one. */
+  readonly spread: number;
   readonly ended: Ended;
   readonly tokens: readonly number[] | undefined;
 }
@@ -43,6 +45,9 @@ export const lossTolerance = 1e-4;
 
 /** Decoded tokens that must be the same; later ones may part where two logits are all but equal. */
 const sureTokens = 8;
+
+/** Rounds of one side on a quiet machine differ by less. */
+const quietSpread = 0.25;
 
 const defaultRoundMs = 1000;
 /** Arms that wait may not take a core from the one that runs: their idle threads spin for a while. */
@@ -135,7 +140,14 @@ async function compare(
   const sides: Side[] = [];
   for (const [i, { arm, first }] of warm.entries()) {
     const ended = await arm.end();
-    sides.push({ ready: arm.ready, ms: median(medians[i]!), ended, tokens: first.tokens });
+    const spread = Math.max(...medians[i]!) / Math.min(...medians[i]!) - 1;
+    sides.push({
+      ready: arm.ready,
+      ms: median(medians[i]!),
+      spread,
+      ended,
+      tokens: first.tokens,
+    });
   }
   return [sides[0]!, sides[1]];
 }
@@ -192,6 +204,10 @@ function* notes(unit: Measure, ours: Side, theirs: Side | undefined): Generator<
   if (unit !== "MB") {
     yield describe("ours", ours);
     if (theirs) yield describe("theirs", theirs);
+    const spread = Math.max(ours.spread, theirs?.spread ?? 0);
+    if (spread > quietSpread) {
+      yield `rounds differ by ${Math.round(100 * spread)} %: the machine was not quiet`;
+    }
   }
   const imported = theirs?.ready.extra?.["importRssMb"];
   if (unit === "MB" && typeof imported === "number") {

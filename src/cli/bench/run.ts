@@ -38,7 +38,7 @@ export async function runAll(
   if (isAsked("startup")) {
     results.push(...(await runStartup(programs.main, programs.library, options)));
   }
-  if (isAsked("memory")) results.push(await runMemory(place, options));
+  if (isAsked("memory")) results.push(...(await runMemory(place, options)));
   const isFailure = lacksPeer || results.some(({ holds }) => holds === false);
   return { results, isFailure, peers: [...peers] };
 }
