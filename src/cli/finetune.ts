@@ -197,7 +197,7 @@ async function run(context: CommandContext): Promise<void> {
   output.line(
     `${output.style("Data", "bold")}     ${data.name}: ${train.examples.length} examples, ${showCount(tokens)} tokens; ${heldOut.examples.length} held out`,
   );
-  if (train.cut > 0) output.warn(`${train.cut} examples were cut to ${limit} tokens.`);
+  if (train.cut > 0) output.warn(`${train.cut} examples were cut to ${limit + 1} tokens.`);
   if (train.empty > 0)
     output.warn(`${train.empty} examples were left out: nothing in them carries loss.`);
   if (pairs.length < asked.length) {
