@@ -6,8 +6,8 @@
  * "In-context Learning and Induction Heads", arXiv:2209.11895, describe the circuit that training finds
  * late: one head writes down what the previous token was, a head of the next layer looks for places
  * whose previous token is the current one and copies what stands there. A model of a few million
- * parameters trained on a few million tokens does not find it, so it starts with it; training is free
- * to change it. The idea of starting from the form that weights take after training is that of
+ * parameters trained on a few million tokens does not find it, so it starts with it; the matrices that
+ * hold it then learn at a small share of the rate. The idea of starting from the form that weights take after training is that of
  * Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", arXiv:2305.09828.
  *
  *   e = n + |n| u      embeddings: n in the token space, u a direction common to all tokens

@@ -1,6 +1,6 @@
 /** An ONNX graph in the making: names, constants, and the shapes that only a run knows. */
 import { UnsupportedError } from "../../errors.ts";
-import type { OnnxAttribute, OnnxNode, OnnxTensor } from "../../io/onnx.ts";
+import { type OnnxAttribute, type OnnxNode, type OnnxTensor, onnxTypes } from "../../io/onnx.ts";
 import type { Node, Value } from "../../ir/graph.ts";
 import type { Dtype } from "../../tensor/dtype.ts";
 import { type Dim, isStatic, type Shape } from "../../tensor/shape.ts";
@@ -91,18 +91,7 @@ export class Scope {
   }
 
   cast(name: string, to: Dtype): string {
-    const code = {
-      float32: 1,
-      uint8: 2,
-      int8: 3,
-      int32: 6,
-      int64: 7,
-      bool: 9,
-      float16: 10,
-      float64: 11,
-      bfloat16: 16,
-    }[to];
-    return this.node("Cast", [name], { to: int(code) });
+    return this.node("Cast", [name], { to: int(onnxTypes[to]) });
   }
 
   /** A shape as a tensor; symbols are read from the inputs that bind them. */
