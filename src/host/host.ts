@@ -24,6 +24,11 @@ export interface FileWriter {
   abort(): Promise<void>;
 }
 
+/** Held by one process; it is free again after `release`, or when the process is gone. */
+export interface FileLock {
+  release(): Promise<void>;
+}
+
 export interface Files {
   /** `undefined` where nothing is there. */
   info(path: string): Promise<FileInfo | undefined>;
@@ -37,10 +42,12 @@ export interface Files {
   writeText(path: string, text: string): Promise<void>;
   writeBytes(path: string, bytes: Uint8Array): Promise<void>;
   /** Appends; for logs alone. */
-  append(path: string, text: string): Promise<void>;
+  append(path: string, content: string | Uint8Array): Promise<void>;
   create(path: string): Promise<FileWriter>;
   makeDirectory(path: string): Promise<void>;
   remove(path: string): Promise<void>;
+  /** Takes the lock of that name; fails, and names the holder, while another one has it. */
+  lock(path: string): Promise<FileLock>;
   join(...parts: readonly string[]): string;
 }
 

@@ -5,6 +5,7 @@ import { type FileHandle, open as openHandle } from "node:fs/promises";
 import { basename, dirname, join, parse, resolve } from "node:path";
 import { FormatError, MissingError, OptionError, StateError } from "../errors.ts";
 import type { FileInfo, Files, FileWriter, Host, OpenFile } from "./host.ts";
+import { lock } from "./node-lock.ts";
 import { decodeUtf8 } from "./utf8.ts";
 
 /** Bytes that `readBytes` reads when the caller names no limit. */
@@ -226,8 +227,8 @@ async function writeBytes(path: string, bytes: Uint8Array): Promise<void> {
   await writer.commit();
 }
 
-async function append(path: string, text: string): Promise<void> {
-  await at(path, fs.appendFile(path, text, "utf8"));
+async function append(path: string, content: string | Uint8Array): Promise<void> {
+  await at(path, fs.appendFile(path, content, "utf8"));
 }
 
 async function makeDirectory(path: string): Promise<void> {
@@ -258,6 +259,7 @@ const files: Files = {
   create,
   makeDirectory,
   remove,
+  lock: (path) => at(path, lock(path)),
   join,
 };
 
