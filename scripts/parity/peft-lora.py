@@ -1,4 +1,4 @@
-"""peft-lora and peft-lora-gpt2: folders written by peft itself for the models of llama-train and gpt2-train,
+"""peft-lora, peft-lora-gpt2 and peft-lora-patterns (ranks and alphas by pattern): folders written by peft itself for the models of llama-train and gpt2-train,
 with logits, the merged model's logits, and five AdamW steps of the adapter alone."""
 
 import shutil
@@ -26,13 +26,13 @@ def plain(name: str) -> str:
     return name.replace(".default.", ".")
 
 
-def record(name: str, base_name: str, targets: list[str], seed: int, final: list[str]) -> None:
+def record(name: str, base_name: str, targets: list[str], seed: int, final: list[str], **options) -> None:
     source = import_module(f"{base_name}-train")
     base = source.build()
     base.name_or_path = base.config._name_or_path = f"hf-{base_name}"
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, bias="none", task_type="CAUSAL_LM",
-        fan_in_fan_out=base_name == "gpt2",
+        fan_in_fan_out=base_name == "gpt2", **options,
     )
     model = get_peft_model(base, config).eval()
     adapter_values(model, seed)
@@ -62,7 +62,7 @@ def record(name: str, base_name: str, targets: list[str], seed: int, final: list
     module = dict(merged_model.named_modules())[final[0].removeprefix("base_model.model.").split(".lora_")[0]]
     write(name, seed, {
         "base": {"weights": f"same as {base_name}-train.json initial weights", "folder": f"hf-{base_name}", "config": f"{base_name}-train.json config"},
-        "adapter": {"folder": name, "r": 4, "alpha": 8, "targets": targets},
+        "adapter": {"folder": name, "r": 4, "alpha": 8, "targets": targets, **options},
         "inputs": {"ids": ids},
         "logits": logits,
         "mergedLogits": merged,
@@ -83,6 +83,12 @@ def main() -> None:
     record("peft-lora-gpt2", "gpt2", ["c_attn"], SEED + 1, [
         at.format(0, "lora_A"), at.format(0, "lora_B"), at.format(1, "lora_B"),
     ])
+    at = "base_model.model.model.layers.{}.{}.weight"
+    record("peft-lora-patterns", "llama", ["q_proj", "v_proj", "down_proj"], SEED + 2, [
+        at.format(0, "self_attn.q_proj.lora_A"), at.format(1, "self_attn.q_proj.lora_B"), at.format(1, "mlp.down_proj.lora_A"),
+    ], rank_pattern={
+        r"^model\.layers\.0\.self_attn\.q_proj": 2, "1.self_attn.(q|k)_proj": 3, r".*mlp\.down_.+": 1,
+    }, alpha_pattern={"down_proj": 16, r"layers\.[1-9]\.self_attn\.\w+": 3}, use_rslora=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ afterAll(() => rm(scratch, { recursive: true }));
 describe.each([
   ["peft-lora", "hf-llama"],
   ["peft-lora-gpt2", "hf-gpt2"],
+  ["peft-lora-patterns", "hf-llama"],
 ])("a folder that PEFT wrote (%s)", async (name, base) => {
   const record = fixture<PeftFixture>(name);
   const { model, params } = await loadModel(files, folder(base));
@@ -153,7 +154,18 @@ describe("loadAdapter", async () => {
     [{ peft_type: "IA3" }, 'peft_type "IA3" is not supported — supported is "LORA".'],
     [{ use_dora: true }, "use_dora true is not supported."],
     [{ modules_to_save: ["lm_head"] }, 'modules_to_save ["lm_head"] is not supported.'],
-    [{ rank_pattern: { q_proj: 4 } }, 'rank_pattern {"q_proj":4} is not supported.'],
+    [
+      { rank_pattern: { q_proj: "4" } },
+      'rank_pattern must map at most 1024 patterns to numbers, got {"q_proj":"4"}.',
+    ],
+    [
+      { alpha_pattern: { "(a{2})+q_proj": 4 } },
+      'alpha_pattern "(a{2})+q_proj": "{" at 2 is not supported — write names, ".", classes, groups, "|", "*", "+" and "?".',
+    ],
+    [
+      { rank_pattern: { q_proj: 0 } },
+      'rankPattern "q_proj" must be a whole number from 1 to 65536, got 0.',
+    ],
     [{ r: "8" }, 'r must be a number, got "8".'],
     [{ target_modules: 3 }, 'target_modules must be a list of names or "all-linear", got 3.'],
   ])("refuses %o", async (change, sentence) => {
@@ -168,6 +180,49 @@ describe("loadAdapter", async () => {
 
 describe("lora", async () => {
   const { model } = await loadModel(files, folder("hf-llama"));
+
+  it("gives layers the rank and the alpha of the first pattern that matches", () => {
+    const adapter = lora(model, {
+      rank: 4,
+      alpha: 8,
+      targetModules: ["q_proj", "v_proj"],
+      rankPattern: { "0.self_attn.q_proj": 2 },
+      alphaPattern: { "layers\\.1\\..*": 6, v_proj: 6 },
+    });
+    const rows = [...adapter.layers].map(([path, { rank, alpha, scale }]) => [
+      path.replace("model.layers.", "").replace("self_attn.", ""),
+      rank,
+      alpha,
+      scale,
+    ]);
+    expect(rows).toEqual([
+      ["0.q_proj", 2, 8, 4],
+      ["0.v_proj", 4, 6, 1.5],
+      ["1.q_proj", 4, 6, 1.5],
+      ["1.v_proj", 4, 6, 1.5],
+    ]);
+    const params = adapter.init(new Rng(1));
+    const { a, b } = adapter.layers.get("model.layers.0.self_attn.q_proj")!;
+    expect([params[a]!.shape, params[b]!.shape]).toEqual([
+      [2, 16],
+      [16, 2],
+    ]);
+  });
+
+  it("refuses patterns whose order decides and is lost in a file, and patterns without a layer", () => {
+    const targetModules = ["q_proj"];
+    expect(() =>
+      lora(model, { targetModules, rankPattern: { q_proj: 2, "0.self_attn.q_proj": 3 } }),
+    ).toThrow(
+      'rankPattern: "q_proj" and "0.self_attn.q_proj" both match "model.layers.0.self_attn.q_proj" and give 2 and 3 — files keep patterns sorted by name; let only one of them match.',
+    );
+    expect(() => lora(model, { targetModules, alphaPattern: { v_proj: 2 } })).toThrow(
+      'alphaPattern: "v_proj" matches none of the layers that are adapted — the first is "model.layers.0.self_attn.q_proj".',
+    );
+    expect(() => lora(model, { targetModules, rankPattern: { q_proj: 1.5 } })).toThrow(
+      'rankPattern "q_proj" must be a whole number from 1 to 65536, got 1.5.',
+    );
+  });
 
   it("says which layers there are when targets match none", () => {
     expect(() => lora(model, { targetModules: ["c_attn"] })).toThrow(

@@ -1,5 +1,5 @@
 /** Adapter folders as PEFT writes and reads them: adapter_config.json, adapter_model.safetensors. */
-import { FormatError, MissingError, UnsupportedError } from "../errors.ts";
+import { FormatError, MissingError, OptionError, UnsupportedError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import { isJsonObject, type JsonObject, parseJson } from "../io/json.ts";
 import { SafetensorsFile, writeSafetensors } from "../io/safetensors.ts";
@@ -8,12 +8,15 @@ import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Adapter } from "./adapter.ts";
-import { type LoraOptions, lora } from "./lora.ts";
+import { type Adapter, matchTargets } from "./adapter.ts";
+import { type LoraAdapter, type LoraOptions, lora } from "./lora.ts";
+import { compilePattern } from "./pattern.ts";
 
 const configName = "adapter_config.json";
 const weightsName = "adapter_model.safetensors";
 const configLimit = 2 ** 20;
+/** EVA writes one a layer. */
+const maxPatterns = 1024;
 
 /** An adapter and its numbers. */
 export interface LoadedAdapter {
@@ -78,15 +81,31 @@ function checkSupported(config: JsonObject, file: string): void {
     if (Array.isArray(value) && value.length === 0) continue;
     throw new UnsupportedError(`${file}: ${field} ${JSON.stringify(value)} is not supported.`);
   }
-  for (const field of ["rank_pattern", "alpha_pattern"]) {
-    const value = config[field];
-    if (isJsonObject(value) && Object.keys(value).length > 0) {
-      throw new UnsupportedError(`${file}: ${field} ${JSON.stringify(value)} is not supported.`);
-    }
-  }
 }
 
-function readOptions(config: JsonObject, file: string): LoraOptions {
+/** A table of numbers by pattern, without those that match no adapted layer, which PEFT lets pass. */
+function readPattern(
+  config: JsonObject,
+  field: string,
+  file: string,
+  paths: readonly string[],
+): Record<string, number> {
+  const value = config[field] ?? {};
+  const isTable =
+    isJsonObject(value) && Object.values(value).every((item) => typeof item === "number");
+  if (!isTable || Object.keys(value).length > maxPatterns) {
+    throw new FormatError(
+      `${file}: ${field} must map at most ${maxPatterns} patterns to numbers, got ${JSON.stringify(value).slice(0, 80)}.`,
+    );
+  }
+  return Object.fromEntries(
+    Object.entries(value as Record<string, number>).filter(([pattern]) =>
+      paths.some(compilePattern(pattern, `${file}: ${field}`)),
+    ),
+  );
+}
+
+function readOptions(config: JsonObject, file: string, model: LanguageModel): LoraOptions {
   if (config["peft_type"] !== "LORA") {
     throw new UnsupportedError(
       `${file}: peft_type ${JSON.stringify(config["peft_type"])} is not supported — supported is "LORA".`,
@@ -105,13 +124,29 @@ function readOptions(config: JsonObject, file: string): LoraOptions {
       `${file}: target_modules must be a list of names or "all-linear", got ${JSON.stringify(targets)}.`,
     );
   }
+  const paths =
+    targets === "all-linear"
+      ? [...model.targets.keys()]
+      : matchTargets(model, targets as readonly string[]);
   return {
     rank: number("r", 8),
     alpha: number("lora_alpha", 8),
     dropout: number("lora_dropout", 0),
     rankStabilized: config["use_rslora"] === true,
     targetModules: targets as readonly string[] | "all-linear",
+    rankPattern: readPattern(config, "rank_pattern", file, paths),
+    alphaPattern: readPattern(config, "alpha_pattern", file, paths),
   };
+}
+
+/** Settings that LoRA refuses are faults of the file here. */
+function bind(model: LanguageModel, options: LoraOptions, file: string): LoraAdapter {
+  try {
+    return lora(model, options);
+  } catch (error) {
+    if (!(error instanceof OptionError)) throw error;
+    throw new FormatError(`${file}: ${error.message}`, error.details, { cause: error });
+  }
 }
 
 /**
@@ -129,7 +164,7 @@ export async function loadAdapter(
   }
   const config = parseJson(await files.readBytes(file, configLimit), file);
   if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
-  const adapter = lora(model, readOptions(config, file));
+  const adapter = bind(model, readOptions(config, file, model), file);
   const weights = await SafetensorsFile.open(files, files.join(path, weightsName));
   try {
     const expected = adapter.init(new Rng(0));
