@@ -1,8 +1,9 @@
 /** What runs programs. The reference backend is the judge; ONNX Runtime does the work. */
-import { DtypeError, ShapeError } from "../errors.ts";
+import { DtypeError, ShapeError, StateError } from "../errors.ts";
 import type { Graph, Spec, Value } from "../ir/graph.ts";
-import { showShape, splitDim } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import type { Dtype } from "../tensor/dtype.ts";
+import { type StaticShape, showShape, splitDim } from "../tensor/shape.ts";
+import { Tensor } from "../tensor/tensor.ts";
 
 /** A graph with named inputs (the graph's own, in order) and outputs. */
 export interface Program {
@@ -31,13 +32,86 @@ export interface Executable {
   run(inputs: readonly Tensor[], into?: readonly (Tensor | undefined)[]): Promise<Tensor[]>;
   /** The same without yielding, where the backend can. */
   runSync?(inputs: readonly Tensor[], into?: readonly (Tensor | undefined)[]): Tensor[];
+  /**
+   * The same with tensors of the backend's device, where it has one: those among the inputs are read
+   * there and those in `into` written there. Outputs without a tensor in `into` come to the host.
+   */
+  runOnDevice?(
+    inputs: readonly AnyTensor[],
+    into?: readonly (AnyTensor | undefined)[],
+  ): Promise<AnyTensor[]>;
   /** Frees what the backend holds; the executable cannot run afterwards. */
   release(): Promise<void>;
 }
 
+/** A tensor in the memory of a backend's device. Whoever made it releases it, once. */
+export interface DeviceTensor {
+  readonly shape: StaticShape;
+  readonly dtype: Dtype;
+  /**
+   * A copy in host memory.
+   * @throws StateError after `release`.
+   */
+  read(): Promise<Tensor>;
+  /**
+   * Frees its memory; runs that were started before still read it.
+   * @throws StateError when it was released before.
+   */
+  release(): void;
+}
+
+/** A tensor wherever it is. */
+export type AnyTensor = Tensor | DeviceTensor;
+
+/** What a device holds, and what went to it and came from it so far, by upload, read and run. */
+export interface DeviceStats {
+  readonly tensors: number;
+  readonly bytes: number;
+  readonly uploadedBytes: number;
+  readonly downloadedBytes: number;
+}
+
+/** Memory of a backend's own, where tensors stay between runs. */
+export interface Device {
+  readonly stats: DeviceStats;
+  /** Whether tensors of a type can be here. */
+  keeps(dtype: Dtype): boolean;
+  /**
+   * A tensor of zeros.
+   * @throws DtypeError for a type that the device does not keep, StateError without room.
+   */
+  allocate(shape: StaticShape, dtype: Dtype): Promise<DeviceTensor>;
+  /** A copy of a tensor; throws as `allocate`. */
+  upload(tensor: Tensor): Promise<DeviceTensor>;
+}
+
 export interface Backend {
   readonly name: string;
+  /** Where tensors can stay between runs; none where inputs are read from host memory anyway. */
+  readonly device?: Device | undefined;
   load(program: Program, options?: LoadOptions): Promise<Executable>;
+}
+
+/**
+ * Runs on tensors wherever they are.
+ * @throws StateError when some are on a device and the executable has none.
+ */
+export async function runAnywhere(
+  executable: Executable,
+  inputs: readonly AnyTensor[],
+  into: readonly (AnyTensor | undefined)[] = [],
+): Promise<AnyTensor[]> {
+  const isHost = (tensor: AnyTensor | undefined): tensor is Tensor | undefined =>
+    tensor === undefined || tensor instanceof Tensor;
+  if (inputs.every((tensor) => isHost(tensor)) && into.every(isHost)) {
+    return executable.run(inputs as readonly Tensor[], into);
+  }
+  if (!executable.runOnDevice) {
+    throw new StateError(
+      "run: a tensor is on a device, and this backend has none — read it first.",
+    );
+  }
+  return executable.runOnDevice(inputs, into);
 }
 
 /** Sizes of the symbols that occur in input shapes. */
@@ -50,7 +124,7 @@ export type Bindings = Map<string, number>;
 export function bindInputs(
   where: string,
   expected: readonly (Spec & { readonly name: string })[],
-  inputs: readonly Tensor[],
+  inputs: readonly Pick<Tensor, "shape" | "dtype">[],
 ): Bindings {
   if (inputs.length !== expected.length) {
     throw new ShapeError(`${where}: needs ${expected.length} inputs, got ${inputs.length}.`);

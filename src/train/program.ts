@@ -1,12 +1,19 @@
 /** The training step of a language model as programs: loss and gradients, one per batch shape. */
 import { gradientOf } from "../autodiff/grad.ts";
-import type { Backend, Executable, Program } from "../backend/backend.ts";
+import {
+  type AnyTensor,
+  type Backend,
+  type Executable,
+  type Program,
+  runAnywhere,
+} from "../backend/backend.ts";
 import { trace } from "../backend/compile.ts";
 import { SessionCache } from "../backend/ort/cache.ts";
 import { peakBytes } from "../backend/ort/peak.ts";
 import { StateError } from "../errors.ts";
-import { cast, div, equal, mul } from "../ir/elementwise.ts";
+import { add, cast, div, equal, mul } from "../ir/elementwise.ts";
 import { Graph, type Value } from "../ir/graph.ts";
+import { reshape } from "../ir/layout.ts";
 import { argMax, sum } from "../ir/reduce.ts";
 import type { LanguageModel } from "../models/model.ts";
 import { crossEntropy } from "../nn/losses.ts";
@@ -19,6 +26,13 @@ import { Tensor } from "../tensor/tensor.ts";
 export interface Batch {
   /** (B, T) int32 */
   readonly ids: Tensor<"int32">;
+  /**
+   * Which of several examples packed into one row a token belongs to, (B, T) int32: attention stays
+   * inside an example.
+   */
+  readonly segments?: Tensor<"int32">;
+  /** Positions inside the examples, (B, T) int32; goes with `segments`. */
+  readonly positions?: Tensor<"int32">;
   /** Rows of (B·T) that carry loss, (R,) int32; without it R = B·T. */
   readonly rows?: Tensor<"int32">;
   /** The next token at each of these rows, (R,) int32. */
@@ -32,8 +46,19 @@ export interface Trainee {
   readonly model: LanguageModel;
   readonly frozen: TensorRecord;
   readonly trained: TensorRecord;
-  /** Adapters: what the forward pass does with trained values that are not the model's own. */
-  readonly adapt?: (values: ValueRecord) => ContextOptions;
+  /** What the forward pass does with values that are not the model's own: adapters, packed weights. */
+  readonly adapt?: (trained: ValueRecord, frozen: ValueRecord) => ContextOptions;
+  /** Of that, what frozen weights in another form need. */
+  readonly form?: (frozen: ValueRecord) => ContextOptions;
+}
+
+/** Tensors by path, in host memory or on the backend's device. */
+export type Weights = Readonly<Record<string, AnyTensor>>;
+
+/** A trainee whose weights may be on the backend's device; of the trained ones only shapes are read. */
+export interface PlacedTrainee extends Omit<Trainee, "frozen" | "trained"> {
+  readonly frozen: Weights;
+  readonly trained: Weights;
 }
 
 export interface ProgramOptions {
@@ -63,17 +88,20 @@ interface Plan {
   readonly noise: readonly NoiseSite[];
 }
 
+/** "add": the gradients are added to those of earlier parts. */
+type Mode = "train" | "add" | "eval";
+
 const noisePrefix = "noise:";
 
 export class TrainProgram {
-  readonly #trainee: Trainee;
+  readonly #trainee: PlacedTrainee;
   readonly #backend: Backend;
   readonly #options: ProgramOptions;
   readonly #cache: SessionCache;
   readonly #plans: Map<string, Plan> = new Map();
   #released = false;
 
-  constructor(trainee: Trainee, backend: Backend, options: ProgramOptions = {}) {
+  constructor(trainee: PlacedTrainee, backend: Backend, options: ProgramOptions = {}) {
     this.#trainee = trainee;
     this.#backend = backend;
     this.#options = options;
@@ -85,22 +113,26 @@ export class TrainProgram {
    * @param trained current parameters, by path
    * @param total the sum of weights over all parts of the batch
    * @param rng the source of this part's noise
+   * @param earlier gradients that the new ones are added to, in other tensors than `gradients`
    */
   async lossAndGradients(
     batch: Batch,
-    trained: TensorRecord,
-    gradients: TensorRecord,
+    trained: Weights,
+    gradients: Weights,
     total: number,
     rng: Rng,
+    earlier?: Weights,
   ): Promise<number> {
     const paths = Object.keys(this.#trainee.trained);
-    return this.#run("train", batch, async (executable, noise) => {
-      const outputs = await executable.run(
+    return this.#run(earlier ? "add" : "train", batch, async (executable, noise) => {
+      const outputs = await runAnywhere(
+        executable,
         [
           ...paths.map((path) => trained[path]!),
           ...Object.values(this.#trainee.frozen),
           ...batchTensors(batch),
           Tensor.scalar(total),
+          ...(earlier ? paths.map((path) => earlier[path]!) : []),
           ...noise.map(
             ({ name, shape }) =>
               new Tensor("float32", shape, rng.fold(name).uniforms(sizeOf(shape))),
@@ -108,31 +140,36 @@ export class TrainProgram {
         ],
         [undefined, ...paths.map((path) => gradients[path])],
       );
-      return outputs[0]!.item();
+      return (outputs[0] as Tensor).item();
     });
   }
 
   /** The loss of a batch without training: dropout off. */
-  async evaluate(batch: Batch, trained: TensorRecord): Promise<EvalResult> {
-    const [loss, correct] = await this.#run("eval", batch, (executable) =>
-      executable.run([
+  async evaluate(batch: Batch, trained: Weights): Promise<EvalResult> {
+    const [loss, correct] = (await this.#run("eval", batch, (executable) =>
+      runAnywhere(executable, [
         ...Object.keys(this.#trainee.trained).map((path) => trained[path]!),
         ...Object.values(this.#trainee.frozen),
         ...batchTensors(batch),
       ]),
-    );
+    )) as Tensor[];
     const weight = batch.weights.data.reduce((a, b) => a + b, 0);
     return { loss: loss!.item(), correct: correct!.item(), weight };
   }
 
+  /** Bytes that a training step of a batch of this shape needs beside weights, before it is loaded. */
+  peakBytes(batch: Batch): number {
+    return peakBytes(this.#trace("train", batch).program);
+  }
+
   /** Runs with the program of a batch's shape, which is made once and kept while there is room. */
   async #run<R>(
-    mode: "train" | "eval",
+    mode: Mode,
     batch: Batch,
     use: (executable: Executable, noise: readonly NoiseSite[]) => Promise<R>,
   ): Promise<R> {
     if (this.#released) throw new StateError("train: the program was released.");
-    const key = `${mode}|${batch.ids.shape}|${batch.rows?.shape}|${batch.targets.shape}`;
+    const key = `${mode}|${Object.entries(inOrder(batch)).map(([name, { shape }]) => `${name} ${shape}`)}`;
     let plan = this.#plans.get(key);
     if (!plan) {
       plan = this.#trace(mode, batch);
@@ -151,43 +188,49 @@ export class TrainProgram {
     }
   }
 
-  #trace(mode: "train" | "eval", batch: Batch): Plan {
+  #trace(mode: Mode, batch: Batch): Plan {
     const { model, frozen, trained } = this.#trainee;
     const noise: NoiseSite[] = [];
     const forward = (
       own: ValueRecord,
       fixed: ValueRecord,
-      parts: { ids: Value; rows?: Value; targets: Value; weights: Value },
+      parts: BatchValues,
     ): { logits: Value; sumOfLoss: Value } => {
       const options: ContextOptions = {
-        ...this.#trainee.adapt?.(own),
-        training: mode === "train",
-        checkpoint: mode === "train" && (this.#options.checkpoint ?? false),
+        ...this.#trainee.adapt?.(own, fixed),
+        training: mode !== "eval",
+        checkpoint: mode !== "eval" && (this.#options.checkpoint ?? false),
         noise: (site, shape) => noiseInput(parts.ids, noise, site, shape),
       };
       const context = model.context({ ...fixed, ...own }, {}, options);
-      const { logits } = model.forward(context, parts.ids, parts.rows && { rows: parts.rows });
+      const { logits } = model.forward(context, parts.ids, {
+        ...(parts.rows && { rows: parts.rows }),
+        ...(parts.positions && { positions: parts.positions }),
+        ...(parts.segments && { mask: sameSegment(parts.segments) }),
+      });
       const rows = crossEntropy(logits, parts.targets, { reduction: "none" });
       return { logits, sumOfLoss: sum(mul(rows, parts.weights)) };
     };
-    const parts = {
-      ids: batch.ids,
-      ...(batch.rows && { rows: batch.rows }),
-      targets: batch.targets,
-      weights: batch.weights,
-    };
-    type Parts = Parameters<typeof forward>[2];
+    const parts = inOrder(batch);
     const traced =
-      mode === "train"
+      mode !== "eval"
         ? trace(
-            ((own: ValueRecord, fixed: ValueRecord, p: Parts, total: Value) => {
+            ((
+              own: ValueRecord,
+              fixed: ValueRecord,
+              p: BatchValues,
+              total: Value,
+              earlier: ValueRecord,
+            ) => {
               const loss = div(forward(own, fixed, p).sumOfLoss, total);
-              return [loss, gradientOf(loss, own)];
+              const gradients = Object.entries(gradientOf(loss, own));
+              if (mode === "train") return [loss, gradients.map(([, gradient]) => gradient)];
+              return [loss, gradients.map(([path, more]) => add(earlier[path]!, more))];
             }) as never,
-            [trained, frozen, parts, Tensor.scalar(0)],
+            [trained, frozen, parts, Tensor.scalar(0), mode === "add" ? trained : {}],
           )
         : trace(
-            ((own: ValueRecord, fixed: ValueRecord, p: Parts) => {
+            ((own: ValueRecord, fixed: ValueRecord, p: BatchValues) => {
               const { logits, sumOfLoss } = forward(own, fixed, p);
               const hits = cast(equal(argMax(logits, 1), p.targets), "float32");
               return [sumOfLoss, sum(mul(hits, p.weights))];
@@ -204,9 +247,30 @@ export class TrainProgram {
   }
 }
 
+type BatchValues = { readonly [K in keyof Batch]: Value };
+
+/** The batch with its parts in one order, whoever made it. */
+function inOrder(batch: Batch): Record<string, Tensor> {
+  const { ids, segments, positions, rows, targets, weights } = batch;
+  return {
+    ids,
+    ...(segments && { segments }),
+    ...(positions && { positions }),
+    ...(rows && { rows }),
+    targets,
+    weights,
+  };
+}
+
 /** The batch's tensors in the order that their names are traced. */
-function batchTensors({ ids, rows, targets, weights }: Batch): Tensor[] {
-  return rows ? [ids, rows, targets, weights] : [ids, targets, weights];
+function batchTensors(batch: Batch): Tensor[] {
+  return Object.values(inOrder(batch));
+}
+
+/** Pairs of tokens of one example: (B, T) → (B, 1, T, T) bool. */
+function sameSegment(segments: Value): Value {
+  const [batch, length] = segments.shape as [number, number];
+  return equal(reshape(segments, [batch, 1, length, 1]), reshape(segments, [batch, 1, 1, length]));
 }
 
 /** An input of the outermost graph, whatever block asks for it. */

@@ -6,28 +6,25 @@ import type { Backend, Executable } from "../backend/backend.ts";
 import { spec, trace } from "../backend/compile.ts";
 import { Arena, arenaLimit } from "../backend/simd/arena.ts";
 import { Kernel } from "../backend/simd/kernel.ts";
-import { DtypeError, MissingError, OptionError, ShapeError, StateError } from "../errors.ts";
-import { add, mul, square } from "../ir/elementwise.ts";
+import { StateError } from "../errors.ts";
+import { add, square } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { clipFactor } from "../optim/clip.ts";
 import type { ParameterGroup } from "../optim/groups.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
-import { isFloat } from "../tensor/dtype.ts";
-import { sameShape, showShape } from "../tensor/shape.ts";
+import type { StaticShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import {
+  checkLearningRate,
+  checkState,
+  planUpdate,
+  type UpdaterOptions,
+  type UpdateState,
+  updateOf,
+} from "./update.ts";
 
 export type { ParameterGroup } from "../optim/groups.ts";
-
-export interface UpdaterOptions {
-  /** Largest global norm of the gradient, above 0; beyond it all gradients are scaled down. */
-  readonly clipNorm?: number;
-  /** By path: 0 or 1 per element, multiplied into the parameter after each update. */
-  readonly masks?: Readonly<Record<string, Tensor>>;
-  /** Keep a running mean of every parameter with this decay, in [0, 1). */
-  readonly ema?: number;
-  /** Make room to add up gradients of several parts of a batch; default false. */
-  readonly accumulates?: boolean;
-}
+export type { UpdaterOptions } from "./update.ts";
 
 interface Entry {
   readonly path: string;
@@ -88,54 +85,26 @@ export class Updater {
   ) {
     this.#options = options;
     this.#backend = backend;
-    checkOptions(params, groups, options);
-    const owner = new Map<string, ParameterGroup>();
-    for (const group of groups) {
-      for (const path of group.paths) {
-        if (owner.has(path)) throw new OptionError(`updater: "${path}" is in two groups.`);
-        if (!Object.hasOwn(params, path)) throw new OptionError(`updater: no parameter "${path}".`);
-        owner.set(path, group);
-      }
-    }
-    const plans = Object.entries(params).map(([path, param]) => {
-      const group = owner.get(path);
-      if (!group) throw new OptionError(`updater: "${path}" is in no group.`);
-      if (!isFloat(param.dtype)) {
-        throw new DtypeError(
-          `updater: "${path}" must hold floats to be trained, got ${param.dtype}.`,
-        );
-      }
-      const refusal = group.optimizer.refusal?.(param.shape);
-      if (refusal !== undefined) {
-        throw new OptionError(
-          `updater: "${path}" has shape ${showShape(param.shape)}, but ${refusal}.`,
-        );
-      }
-      const slotShapes = Object.entries(group.optimizer.slots(param.shape));
+    const plans = planUpdate(params, groups, options).map((plan) => {
+      const { param, mask } = plan;
       const extra =
         2 +
-        Number(options.masks?.[path] !== undefined) +
+        Number(mask !== undefined) +
         Number(options.ema !== undefined) +
         Number(options.accumulates ?? false);
       const bytes =
         extra * Arena.room(param.shape, "float32") +
-        slotShapes.reduce((sum, [, shape]) => sum + Arena.room(shape, "float32"), 0);
-      return { path, param, group, slotShapes, bytes };
+        Object.values(plan.slots).reduce((sum, shape) => sum + Arena.room(shape, "float32"), 0);
+      return { ...plan, bytes };
     });
     const arenas = packArenas(plans.map((plan) => plan.bytes));
-    this.#entries = plans.map(({ path, param, group, slotShapes }, i) => {
+    this.#entries = plans.map(({ path, param, group, slots, mask }, i) => {
       const arena = arenas[i]!;
       const copy = (source: Tensor): Tensor<"float32"> => {
-        if (!sameShape(source.shape, param.shape)) {
-          throw new ShapeError(
-            `updater: mask of "${path}" must have shape ${showShape(param.shape)}, got ${showShape(source.shape)}.`,
-          );
-        }
         const tensor = arena.allocate(param.shape, "float32");
         tensor.data.set(source.numbers());
         return tensor;
       };
-      const mask = options.masks?.[path];
       return {
         path,
         group,
@@ -143,7 +112,7 @@ export class Updater {
         param: copy(param),
         gradient: arena.allocate(param.shape, "float32"),
         slots: Object.fromEntries(
-          slotShapes.map(([name, shape]) => [name, arena.allocate(shape, "float32")]),
+          Object.entries(slots).map(([name, shape]) => [name, arena.allocate(shape, "float32")]),
         ),
         mask: mask && copy(mask),
         ema: options.ema === undefined ? undefined : copy(param),
@@ -212,9 +181,7 @@ export class Updater {
    * @throws OptionError for a learning rate that is not a number from 0.
    */
   async step(learningRate: number): Promise<UpdateInfo> {
-    if (!(learningRate >= 0 && learningRate < Infinity)) {
-      throw new OptionError(`updater: learning rate must be a number from 0, got ${learningRate}.`);
-    }
+    checkLearningRate(learningRate);
     this.#collect();
     const { clipNorm } = this.#options;
     const gradientNorm = this.gradientNorm();
@@ -242,29 +209,13 @@ export class Updater {
       kernel = new Kernel({
         arrays: Object.keys(arraysOf(entry)),
         scalars: Object.keys(numbers),
-        body: (arrays, scalars) => ({ write: this.#update(entry, arrays, scalars) }),
+        body: (arrays, scalars) => ({
+          write: updateOf(entry.group, arrays, scalars, this.#options.ema),
+        }),
       });
       this.#kernels.set(key, kernel);
     }
     kernel.run(entry.arena, arraysOf(entry), numbers);
-  }
-
-  /** The new contents of an entry's arrays, in graph operators. */
-  #update(
-    entry: Entry,
-    arrays: Readonly<Record<string, Value>>,
-    scalars: Readonly<Record<string, Value>>,
-  ): Record<string, Value> {
-    const { param, gradient, mask, ema, ...slots } = arrays;
-    const scaled = mul(gradient!, scalars["gradientScale"]!);
-    const next = entry.group.optimizer.update(param!, scaled, slots, scalars);
-    const kept = mask ? mul(next.param, mask) : next.param;
-    const decay = this.#options.ema;
-    return {
-      param: kept,
-      ...next.slots,
-      ...(ema && decay !== undefined && { ema: add(mul(ema, decay), mul(kept, 1 - decay)) }),
-    };
   }
 
   async #runGraph(entry: Entry, numbers: Readonly<Record<string, number>>): Promise<void> {
@@ -275,7 +226,7 @@ export class Updater {
     if (!graph) {
       const traced = trace(
         ((a: Record<string, Value>, s: Record<string, Value>) =>
-          this.#update(entry, a, s)) as never,
+          updateOf(entry.group, a, s, this.#options.ema)) as never,
         [arrays, Object.fromEntries(names.map((name) => [name, spec([])]))],
       );
       graph = await this.#backend.load(traced.program);
@@ -316,34 +267,15 @@ export class Updater {
    * @throws MissingError, ShapeError or StateError naming a tensor that is missing, of another shape
    * or not kept here; nothing is changed then.
    */
-  load(
-    params: Readonly<Record<string, Tensor>>,
-    state: { readonly step: number; readonly tensors: Readonly<Record<string, Tensor>> },
-  ): void {
-    const own = this.state().tensors;
-    const pairs: (readonly [string, Tensor, Tensor | undefined])[] = [
-      ...this.#entries.map((entry) => [entry.path, entry.param, params[entry.path]] as const),
-      ...Object.entries(own).map(([name, tensor]) => [name, tensor, state.tensors[name]] as const),
+  load(params: Readonly<Record<string, Tensor>>, state: UpdateState): void {
+    const own = this.params;
+    const ownState = this.state().tensors;
+    checkState(shapesOf(own), shapesOf(ownState), params, state);
+    const pairs = [
+      ...Object.entries(own).map(([name, into]) => [into, params[name]!] as const),
+      ...Object.entries(ownState).map(([name, into]) => [into, state.tensors[name]!] as const),
     ];
-    for (const [name, into, from] of pairs) {
-      if (!from) throw new MissingError(`updater: the checkpoint lacks "${name}".`);
-      if (!sameShape(into.shape, from.shape)) {
-        throw new ShapeError(
-          `updater: "${name}" must have shape ${showShape(into.shape)}, got ${showShape(from.shape)}.`,
-        );
-      }
-    }
-    for (const name of Object.keys(state.tensors)) {
-      if (!Object.hasOwn(own, name)) {
-        throw new StateError(
-          `updater: the checkpoint has "${name}", which is not kept here — use the optimizer and options that wrote it.`,
-        );
-      }
-    }
-    if (!(Number.isSafeInteger(state.step) && state.step >= 0)) {
-      throw new StateError(`updater: step must be a whole number from 0, got ${state.step}.`);
-    }
-    for (const [, into, from] of pairs) (into.data as Float32Array).set(from!.numbers());
+    for (const [into, from] of pairs) (into.data as Float32Array).set(from.numbers());
     for (const { total } of this.#entries) total?.data.fill(0);
     this.#isAccumulating = false;
     this.#step = state.step;
@@ -364,26 +296,8 @@ export class Updater {
   }
 }
 
-function checkOptions(
-  params: Readonly<Record<string, Tensor>>,
-  groups: readonly ParameterGroup[],
-  { clipNorm, ema, masks = {} }: UpdaterOptions,
-): void {
-  if (clipNorm !== undefined && !(clipNorm > 0)) {
-    throw new OptionError(`updater: clipNorm must be above 0, got ${clipNorm}.`);
-  }
-  if (ema !== undefined && !(ema >= 0 && ema < 1)) {
-    throw new OptionError(`updater: ema must be in [0, 1), got ${ema}.`);
-  }
-  for (const { learningRateScale: scale = 1 } of groups) {
-    if (!(scale >= 0 && scale < Infinity)) {
-      throw new OptionError(`updater: learningRateScale must be a number from 0, got ${scale}.`);
-    }
-  }
-  for (const path of Object.keys(masks)) {
-    if (Object.hasOwn(params, path)) continue;
-    throw new OptionError(`updater: a mask is for "${path}", which is no parameter.`);
-  }
+function shapesOf(tensors: Readonly<Record<string, Tensor>>): Record<string, StaticShape> {
+  return Object.fromEntries(Object.entries(tensors).map(([name, { shape }]) => [name, shape]));
 }
 
 function arraysOf(entry: Entry): Record<string, Tensor<"float32">> {

@@ -1,9 +1,13 @@
 /**
  * ONNX Runtime as WebAssembly: in a page, where it can also use WebGPU, and in Node where there is no
- * native binary. Inputs and outputs are copied into and out of its memory at every run.
+ * native binary. Inputs and outputs are copied into and out of its memory at every run, but for tensors of
+ * the WebGPU device.
  */
-import { UnsupportedError } from "../../errors.ts";
+import { StateError, UnsupportedError } from "../../errors.ts";
+import { encodeOnnx } from "../../io/onnx.ts";
 import type { Dtype } from "../../tensor/dtype.ts";
+import { Tensor } from "../../tensor/tensor.ts";
+import { type Gpu, type GpuBuffer, GpuDevice } from "./device.ts";
 import {
   OrtBackend,
   type OrtBinding,
@@ -27,7 +31,7 @@ export interface WebOrtOptions extends OrtOptions {
 interface WebSession {
   run(
     feeds: Record<string, OrtTensor>,
-    fetches: readonly string[],
+    fetches: Record<string, OrtTensor | null>,
   ): Promise<Record<string, OrtTensor>>;
   release(): Promise<void>;
   endProfiling(): void;
@@ -38,8 +42,16 @@ interface Web {
   readonly env: {
     logLevel: string;
     readonly wasm: { numThreads?: number; proxy?: boolean; wasmPaths?: string };
+    /** There while a session is. */
+    readonly webgpu: { readonly device?: Gpu | Promise<Gpu> };
   };
-  readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => OrtTensor;
+  readonly Tensor: {
+    new (type: string, data: unknown, dims: readonly number[]): OrtTensor;
+    fromGpuBuffer(
+      buffer: GpuBuffer,
+      options: { readonly dataType: string; readonly dims: readonly number[] },
+    ): OrtTensor;
+  };
   readonly InferenceSession: {
     create(model: Uint8Array, options: object): Promise<WebSession>;
   };
@@ -109,7 +121,7 @@ export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
     });
     return {
-      run: (feeds, fetches) => loaded.run(feeds, Object.keys(fetches)),
+      run: (feeds, fetches) => loaded.run(feeds, fetches),
       release: async () => {
         if (profile !== undefined) loaded.endProfiling();
         await loaded.release();
@@ -125,6 +137,45 @@ export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
     canBeQuiet: false,
     tensor: (dtype: Dtype, data, dims) => new web.Tensor(dtype, data, dims),
     session,
+    ...(provider === "webgpu" && { device: deviceOf(web, session) }),
   };
   return new OrtBackend(binding, options);
+}
+
+/**
+ * The device that sessions of the package share. It is lost with the last of them, so one of its own,
+ * which does nothing, stays loaded.
+ */
+function deviceOf(web: Web, session: OrtBinding["session"]): GpuDevice {
+  let found: Promise<Gpu> | undefined;
+  const find = async (): Promise<Gpu> => {
+    await session(nothing(), { threads: 1 });
+    const gpu = await web.env.webgpu.device;
+    if (!gpu) throw new StateError("engine: onnxruntime-web names no WebGPU device.");
+    return gpu;
+  };
+  return new GpuDevice({
+    gpu: () => {
+      found ??= find();
+      return found;
+    },
+    wrap: (buffer, dataType, dims) => web.Tensor.fromGpuBuffer(buffer, { dataType, dims }),
+    empty: (dtype, shape) => new web.Tensor(dtype, Tensor.zeros(shape, dtype).data, shape),
+  });
+}
+
+/** A model that returns its input. */
+function nothing(): Uint8Array<ArrayBuffer> {
+  const value = { type: "float32", shape: [1] } as const;
+  const node = { op: "Identity", domain: "", inputs: ["x"], outputs: ["y"], attributes: {} };
+  return encodeOnnx(
+    {
+      name: "nothing",
+      nodes: [node],
+      initializers: [],
+      inputs: [{ name: "x", ...value }],
+      outputs: [{ name: "y", ...value }],
+    },
+    { "": 21 },
+  );
 }
