@@ -7,14 +7,14 @@ import type { Optimizer } from "./optimizer.ts";
 import { check, positive } from "./options.ts";
 
 /** Keeps the quotient finite where a norm is zero; torch.nn.utils.clip_grad_norm_ takes the same. */
-const margin = 1e-6;
+export const clipMargin = 1e-6;
 
 /**
  * Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013: what all
  * gradients are multiplied with so that their common norm is at most `limit`.
  */
 export function clipFactor(gradientNorm: number, limit: number): number {
-  return Math.min(1, limit / (gradientNorm + margin));
+  return Math.min(1, limit / (gradientNorm + clipMargin));
 }
 
 /** Every element brought into [-limit, limit]. */
@@ -24,7 +24,7 @@ export function clipByValue(gradient: Value, limit: number): Value {
 
 /** The gradient scaled down to the norm `limit`, if it is longer. */
 export function clipByNorm(gradient: Value, limit: number): Value {
-  const factor = minimum(div(gradient.graph.lift(limit), add(norm(gradient), margin)), 1);
+  const factor = minimum(div(gradient.graph.lift(limit), add(norm(gradient), clipMargin)), 1);
   return mul(gradient, factor);
 }
 

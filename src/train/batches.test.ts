@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Example } from "../data/examples.ts";
-import { lossCount, makeBatch, roundUp } from "./batches.ts";
+import { packRow } from "../data/packing.ts";
+import { makeBatch, roundUp } from "./batches.ts";
 
 const example = (ids: readonly number[], mask: readonly number[]): Example => ({
   ids: Int32Array.from(ids),
@@ -50,9 +51,17 @@ describe("makeBatch", () => {
   });
 });
 
-describe("lossCount", () => {
-  it("counts the positions that carry loss", () => {
-    expect(lossCount(two)).toBe(3);
-    expect(lossCount([])).toBe(0);
+describe("a batch of packed rows", () => {
+  it("says whose each token is and where it stands there, padding apart", () => {
+    const row = packRow([example([1, 2, 3], [0, 1, 1]), example([4, 5], [0, 1])]);
+    const batch = makeBatch([row], { rows: 2, lengthMultiple: 6 });
+    // The last token is never read: 1 2 3 4 stand at four of six places.
+    expect([...batch.ids.data.subarray(0, 6)]).toEqual([1, 2, 3, 4, 0, 0]);
+    expect([...batch.segments!.data]).toEqual([0, 0, 0, 1, -1, -1, ...new Array(6).fill(-1)]);
+    expect([...batch.positions!.data.subarray(0, 6)]).toEqual([0, 1, 2, 0, 0, 0]);
+    // 1→2, 2→3 and 4→5, but not 3→4.
+    expect([...batch.rows!.data.subarray(0, 4)]).toEqual([0, 1, 3, 0]);
+    expect([...batch.targets.data.subarray(0, 4)]).toEqual([2, 3, 5, 0]);
+    expect(batch.weights.data.reduce((a, b) => a + b)).toBe(3);
   });
 });

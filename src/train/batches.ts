@@ -18,7 +18,8 @@ export interface BatchShape {
 
 /**
  * Examples as one batch: padded at the end, with logits only where there is loss. A token is
- * predicted from the one before it, so an example of n tokens takes n - 1 positions.
+ * predicted from the one before it, so an example of n tokens takes n - 1 positions. Where an example
+ * is several packed into one, attention and positions stay inside each.
  */
 export function makeBatch(examples: readonly Example[], shape: BatchShape): Batch {
   const longest = Math.max(...examples.map(({ ids }) => ids.length - 1));
@@ -41,13 +42,30 @@ export function makeBatch(examples: readonly Example[], shape: BatchShape): Batc
     Int32Array.from({ length: count }, (_, i) => values[i] ?? 0);
   return {
     ids: new Tensor("int32", [shape.rows, length], ids),
+    ...(examples.some(({ segments }) => segments) && segmentsOf(examples, shape.rows, length)),
     rows: new Tensor("int32", [count], filled(rows)),
     targets: new Tensor("int32", [count], filled(targets)),
     weights: new Tensor("float32", [count], weights),
   };
 }
 
-/** Positions that carry loss. */
-export function lossCount(examples: readonly Example[]): number {
-  return examples.reduce((sum, { mask }) => sum + mask.reduce((a, b) => a + b, 0), 0);
+/** Which example a token is of, -1 for padding, and its position there. */
+function segmentsOf(
+  examples: readonly Example[],
+  rows: number,
+  length: number,
+): Required<Pick<Batch, "segments" | "positions">> {
+  const segments = new Int32Array(rows * length).fill(-1);
+  const positions = new Int32Array(rows * length);
+  examples.forEach(({ ids, segments: own }, row) => {
+    for (let i = 0; i < ids.length - 1; i++) {
+      const at = row * length + i;
+      segments[at] = own?.[i] ?? 0;
+      positions[at] = i > 0 && segments[at] === segments[at - 1] ? positions[at - 1]! + 1 : 0;
+    }
+  });
+  return {
+    segments: new Tensor("int32", [rows, length], segments),
+    positions: new Tensor("int32", [rows, length], positions),
+  };
 }

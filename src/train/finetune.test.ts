@@ -15,14 +15,9 @@ import { optimizerNames } from "../optim/by-name.ts";
 import { scheduleNames } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import {
-  type FinetuneOptions,
-  type FinetuneStep,
-  finetune,
-  scoreExamples,
-  traineeOf,
-} from "./finetune.ts";
+import { type FinetuneOptions, type FinetuneStep, finetune, scoreExamples } from "./finetune.ts";
 import type { Trainee } from "./program.ts";
+import { traineeOf } from "./trainee.ts";
 
 const backend = await nodeOrt({ threads: 1 });
 
@@ -197,7 +192,8 @@ describe("finetune", () => {
       finetune(traineeOf(model, broken, undefined), examples, backend, { ...steady, steps: 5 }),
     ).rejects.toThrow(
       new StateError(
-        `finetune: the loss at step 1 is NaN, on examples ${first.join(", ")} — lower the learning rate (0.01).`,
+        `finetune: the loss at step 1 is NaN, on examples ${first.join(", ")} — lower the learning rate (0.01), or look at these examples.`,
+        { step: 1, examples: first },
       ),
     );
   });
@@ -212,7 +208,7 @@ describe("finetune", () => {
         onStep: ({ step }) => steps.push(step),
       }),
     ).rejects.toThrow(
-      /^finetune: the norm of the gradient at step 2 is (NaN|Infinity), on examples (\d, ){3}\d — lower the learning rate \(1e\+30\)\.$/,
+      /^finetune: the norm of the gradient at step 2 is (NaN|Infinity), on examples (\d, ){3}\d — lower the learning rate \(1e\+30\), or look at these examples\.$/,
     );
     expect(steps).toEqual([1]);
   });
@@ -242,7 +238,7 @@ describe("finetune", () => {
       mask: Uint8Array.from({ length: 21 }, (_, i) => Math.min(i, 1)),
     };
     const { losses } = await finetune(trainee, [long], backend, { steps: 1, batchSize: 1 });
-    const { nll } = await scoreExamples(trainee, [long], backend, 2);
+    const { nll } = await scoreExamples(trainee, [long], backend, { batchSize: 2 });
     expect(Math.abs(losses[0]! - nll)).toBeLessThan(1e-5 * nll);
   });
 
@@ -266,7 +262,7 @@ describe("finetune", () => {
       { schedule: "cosin" },
       `unknown schedule "cosin" — did you mean "cosine"? schedules are ${scheduleNames.join(", ")}.`,
     ],
-    [{ steps: 0 }, "linear: totalSteps must be a whole number from 1, got 0."],
+    [{ steps: 0 }, "finetune: steps must be a whole number from 1, got 0."],
     [{ clipNorm: 0 }, "updater: clipNorm must be above 0, got 0."],
   ])("refuses %j", async (options, sentence) => {
     await expect(finetune(full, examples, backend, options)).rejects.toThrow(
@@ -353,7 +349,7 @@ describe("scoreExamples", () => {
     ];
     // Tokens 1, 0, 2, 0: -ln(1/4 · 1/2 · 1/8 · 1/2) / 4 = 7 ln 2 / 4; token 0 is the likeliest, so 2 of 4.
     for (const batchSize of [1, 2, 32]) {
-      const { nll, accuracy } = await scoreExamples(trainee, data, backend, batchSize);
+      const { nll, accuracy } = await scoreExamples(trainee, data, backend, { batchSize });
       expect(nll).toBeCloseTo((7 * Math.LN2) / 4, 6);
       expect(accuracy).toBe(0.5);
     }

@@ -1,31 +1,39 @@
 /** Fine-tuning a language model: an adapter or all parameters, on examples with loss masks. */
-import type { Adapter } from "../adapters/adapter.ts";
 import type { Backend } from "../backend/backend.ts";
-import { type Example, epochBatches } from "../data/examples.ts";
+import { place, releaseAll } from "../backend/place.ts";
+import { epochBatches } from "../data/epochs.ts";
+import type { Example } from "../data/example.ts";
+import { packExamples, packedSet } from "../data/packing.ts";
+import { type ExampleSet, memorySet } from "../data/set.ts";
 import { OptionError, StateError } from "../errors.ts";
-import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
 import { decayGroups } from "../optim/groups.ts";
 import { type Schedule, scheduleByName } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
-import { lossCount, makeBatch } from "./batches.ts";
-import { type Trainee, TrainProgram } from "./program.ts";
-import { Updater } from "./updater.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { makeBatch } from "./batches.ts";
+import type { Batch, EvalResult, Trainee } from "./program.ts";
+import { TrainProgram } from "./program.ts";
+import { makeStepper, type StepPart, type Stepper, type TrainState } from "./stepper.ts";
 
 export interface FinetuneOptions {
   /** Optimiser steps; default: `epochs` over the data. */
   readonly steps?: number;
   /** Passes over the data when `steps` is not given; default 3. */
   readonly epochs?: number;
-  /** Examples a step, over all its parts; default 16. */
+  /** Examples a step, over all its parts; rows of packed examples with `packing`. Default 16. */
   readonly batchSize?: number;
   /** Parts of a step whose gradients are added up; divides batchSize. Default 1. */
   readonly accumulate?: number;
+  /** Several short examples in one row of this many tokens; each sees itself alone. Default: off. */
+  readonly packing?: number;
   /** Highest learning rate; default 2e-3 for adapters and 3e-4 for all parameters. */
   readonly learningRate?: number;
-  /** Share of the steps over which the rate rises; default 0.05. */
+  /** Share of the steps over which the rate rises; default 0.05, none for "constant". */
   readonly warmup?: number;
+  /** Share of the steps over which "warmup_stable_decay" falls; default 0.2. */
+  readonly decay?: number;
   /** How the rate goes on, by the names of `scheduleByName`; default "linear", down to 0. */
   readonly schedule?: string;
   /** By the names of `optimizerByName`; default "adamw". */
@@ -37,6 +45,7 @@ export interface FinetuneOptions {
   /** Recompute blocks in the backward pass: less memory, about a third more time. */
   readonly checkpoint?: boolean;
   readonly seed?: number;
+  /** Ends the training after a step. */
   readonly signal?: AbortSignal;
   readonly onStep?: (info: FinetuneStep) => void;
 }
@@ -68,20 +77,29 @@ export interface ExampleScore {
   readonly accuracy: number;
 }
 
-/** What is trained: an adapter's new parameters beside a frozen model, or the model's own. */
-export function traineeOf(
-  model: LanguageModel,
-  params: TensorRecord,
-  adapter: { readonly adapter: Adapter; readonly params: TensorRecord } | undefined,
-): Trainee {
-  if (!adapter) return { model, frozen: {}, trained: params };
-  return {
-    model,
-    frozen: params,
-    trained: adapter.params,
-    adapt: (values) => adapter.adapter.context(values),
-  };
+export interface ScoreOptions {
+  /** Examples together; default 32. */
+  readonly batchSize?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (done: number) => void;
 }
+
+/** Examples in memory or on disk. */
+export type Examples = readonly Example[] | ExampleSet;
+
+function asSet(examples: Examples): ExampleSet {
+  return "lengths" in examples ? examples : memorySet(examples);
+}
+
+/** The rows of an epoch, and which of them each step takes. */
+interface Epoch {
+  readonly rows: ExampleSet;
+  readonly batches: readonly (readonly number[])[];
+  /** Examples in a row. */
+  readonly members: (row: number) => readonly number[];
+}
+
+const whole = (value: number): boolean => Number.isInteger(value) && value >= 1;
 
 /**
  * Checks settings for so many examples, so that a caller can before it does other work.
@@ -89,9 +107,9 @@ export function traineeOf(
  */
 export function checkFinetune(options: FinetuneOptions, examples: number): void {
   if (examples === 0) throw new OptionError("finetune: there are no examples.");
-  const { batchSize = 16, accumulate = 1 } = options;
-  for (const [name, value] of Object.entries({ batchSize, accumulate })) {
-    if (Number.isInteger(value) && value >= 1) continue;
+  const { batchSize = 16, accumulate = 1, steps = 1, packing = 2 } = options;
+  for (const [name, value] of Object.entries({ batchSize, accumulate, steps, packing })) {
+    if (whole(value)) continue;
     throw new OptionError(`finetune: ${name} must be a whole number from 1, got ${value}.`);
   }
   if (batchSize % accumulate !== 0) {
@@ -99,17 +117,268 @@ export function checkFinetune(options: FinetuneOptions, examples: number): void 
       `finetune: batchSize ${batchSize} must be a multiple of accumulate ${accumulate}.`,
     );
   }
-  scheduleOf(options, stepsOf(options, examples));
+  const { epochs = 3 } = options;
+  if (!(epochs > 0 && epochs < Infinity)) {
+    throw new OptionError(`finetune: epochs must be a number above 0, got ${epochs}.`);
+  }
+  scheduleOf(options, options.steps ?? Math.ceil(epochs * Math.ceil(examples / batchSize)));
   optimizerByName(options.optimizer ?? "adamw");
 }
 
-function stepsOf({ steps, epochs = 3, batchSize = 16 }: FinetuneOptions, examples: number): number {
-  return steps ?? Math.ceil(epochs * Math.ceil(examples / batchSize));
+function scheduleOf(options: FinetuneOptions, totalSteps: number): Schedule {
+  const name = options.schedule ?? "linear";
+  const warmup = options.warmup ?? (name === "constant" ? 0 : 0.05);
+  const steps = (share: number): number => Math.round(totalSteps * share);
+  return scheduleByName(name, {
+    totalSteps,
+    warmupSteps: steps(warmup),
+    ...(name === "warmup_stable_decay" && {
+      decaySteps: Math.min(totalSteps - steps(warmup), steps(options.decay ?? 0.2)),
+    }),
+  });
 }
 
-function scheduleOf({ schedule, warmup = 0.05 }: FinetuneOptions, totalSteps: number): Schedule {
-  const warmupSteps = Math.round(totalSteps * warmup);
-  return scheduleByName(schedule ?? "linear", { totalSteps, warmupSteps });
+/** Where a run stands: everything random and every position in the data follows from the step. */
+export interface FinetuneState {
+  readonly params: Readonly<Record<string, Tensor>>;
+  readonly optimizer: TrainState;
+  /** Tokens read so far. */
+  readonly tokens: number;
+}
+
+/**
+ * Fine-tuning step by step. The base is not touched; the order of the data, the noise and the rate
+ * of a step depend on the seed and the step alone, so that a run which was saved and loaded again
+ * goes on with the same bits.
+ */
+export class Finetuner {
+  /** Optimiser steps in all. */
+  readonly steps: number;
+  readonly #trainee: Trainee;
+  readonly #set: ExampleSet;
+  readonly #options: FinetuneOptions;
+  readonly #stepper: Stepper;
+  readonly #rng: Rng;
+  readonly #schedule: Schedule;
+  readonly #peak: number;
+  #epoch = 0;
+  #data: Epoch;
+  /** The step at the epoch's first batch. */
+  #start = 0;
+  #tokens = 0;
+
+  private constructor(
+    trainee: Trainee,
+    set: ExampleSet,
+    options: FinetuneOptions,
+    stepper: Stepper,
+  ) {
+    this.#trainee = trainee;
+    this.#set = set;
+    this.#options = options;
+    this.#stepper = stepper;
+    this.#rng = new Rng(options.seed ?? 0);
+    this.#peak = options.learningRate ?? (trainee.adapt ? 2e-3 : 3e-4);
+    this.#data = this.#dataOf(0);
+    this.steps = options.steps ?? Math.ceil((options.epochs ?? 3) * this.#data.batches.length);
+    this.#schedule = scheduleOf(options, this.steps);
+  }
+
+  /**
+   * @throws OptionError for settings outside their range.
+   */
+  static async create(
+    trainee: Trainee,
+    examples: Examples,
+    backend: Backend,
+    options: FinetuneOptions = {},
+  ): Promise<Finetuner> {
+    const set = asSet(examples);
+    checkFinetune(options, set.count);
+    const { weightDecay = 0.01, optimizer = "adamw" } = options;
+    const groups = decayGroups(trainee.trained, { weightDecay }, (decay) =>
+      optimizerByName(optimizer, { weightDecay: decay }),
+    );
+    const stepper = await makeStepper(trainee, groups, backend, {
+      clipNorm: options.clipNorm ?? 1,
+      accumulates: (options.accumulate ?? 1) > 1,
+      checkpoint: options.checkpoint ?? false,
+      cacheSize: 16,
+    });
+    return new Finetuner(trainee, set, options, stepper);
+  }
+
+  /** Steps made. */
+  get step(): number {
+    return this.#stepper.stepCount;
+  }
+
+  /** The order of an epoch's data: by the seed and the epoch alone. */
+  #dataOf(epoch: number): Epoch {
+    const { batchSize = 16, packing } = this.#options;
+    const rng = this.#rng.fold("epoch", epoch);
+    const set = this.#set;
+    if (packing === undefined) {
+      const batches = epochBatches(set.lengths, batchSize, rng);
+      return { rows: set, batches, members: (row) => [row] };
+    }
+    const bins = packExamples(set.lengths, packing, rng);
+    const all = bins.map((_, i) => i);
+    return {
+      rows: packedSet(set, bins),
+      batches: Array.from({ length: Math.ceil(all.length / batchSize) }, (_, i) =>
+        all.slice(i * batchSize, (i + 1) * batchSize),
+      ),
+      members: (row) => bins[row]!,
+    };
+  }
+
+  /** The batch of a step, which is never before the last one asked for. */
+  #batchAt(step: number): readonly number[] {
+    while (step >= this.#start + this.#data.batches.length) {
+      this.#start += this.#data.batches.length;
+      this.#data = this.#dataOf(++this.#epoch);
+    }
+    return this.#data.batches[step - this.#start]!;
+  }
+
+  /** What a step reads: its parts, and which examples they hold. */
+  async #read(step: number): Promise<{ parts: StepPart[]; examples: number[]; tokens: number }> {
+    const { batchSize = 16, accumulate = 1 } = this.#options;
+    const batch = this.#batchAt(step);
+    const rows = await this.#data.rows.get(batch);
+    const size = batchSize / accumulate;
+    const shape = { rows: size, maxLength: this.#trainee.model.sizes.maxPositions };
+    return {
+      parts: Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => ({
+        batch: makeBatch(rows.slice(i * size, (i + 1) * size), shape),
+        noise: this.#rng.fold("noise", step, i * size),
+      })),
+      examples: batch.flatMap(this.#data.members),
+      tokens: rows.reduce((sum, { ids }) => sum + ids.length, 0),
+    };
+  }
+
+  /**
+   * The parts of a step's batch, for estimates: of steps in rising order, on a training that makes no
+   * steps itself.
+   */
+  async partsAt(step: number): Promise<readonly StepPart[]> {
+    return (await this.#read(step)).parts;
+  }
+
+  /** Runs a step's parts without a change to the parameters, for timing; moments do change. */
+  async rehearse(parts: readonly StepPart[]): Promise<void> {
+    await this.#stepper.step(parts, 0);
+  }
+
+  /**
+   * Makes one step; `undefined` when all are made.
+   * @param options a rate in place of the schedule's
+   * @throws StateError when the loss is not a number; it names the step and the examples. Parameters
+   * and state are then those before the step where its update was not applied.
+   */
+  async next(options: { readonly learningRate?: number } = {}): Promise<FinetuneStep | undefined> {
+    const { step } = this;
+    if (step >= this.steps) return undefined;
+    const { parts, examples, tokens } = await this.#read(step);
+    const learningRate = options.learningRate ?? this.#peak * this.#schedule(step);
+    const { loss, gradientNorm, isApplied } = await this.#stepper.step(parts, learningRate);
+    if (!isApplied || !Number.isFinite(loss)) {
+      const [what, value] = Number.isFinite(loss)
+        ? ["norm of the gradient", gradientNorm]
+        : ["loss", loss];
+      throw new StateError(
+        `finetune: the ${what} at step ${step + 1} is ${value}, on examples ${examples.join(", ")} — lower the learning rate (${options.learningRate ?? this.#peak}), or look at these examples.`,
+        { step: step + 1, examples },
+      );
+    }
+    this.#tokens += tokens;
+    return {
+      step: step + 1,
+      steps: this.steps,
+      epoch: this.#epoch,
+      loss,
+      learningRate,
+      gradientNorm,
+      tokens: this.#tokens,
+    };
+  }
+
+  /** Trained parameters now; they change with the next step: copy to keep. */
+  params(): Promise<TensorRecord> {
+    return this.#stepper.params();
+  }
+
+  /** What `load` needs to go on from here, bit for bit. */
+  async state(): Promise<FinetuneState> {
+    const [params, optimizer] = [await this.#stepper.params(), await this.#stepper.state()];
+    return { params, optimizer, tokens: this.#tokens };
+  }
+
+  /**
+   * Goes on from where another stood.
+   * @throws MissingError, ShapeError or StateError when the state belongs to other settings.
+   */
+  async load(state: FinetuneState): Promise<void> {
+    if (state.optimizer.step > this.steps) {
+      throw new StateError(
+        `finetune: the state is of step ${state.optimizer.step}, these settings have ${this.steps} steps.`,
+      );
+    }
+    await this.#stepper.load(state.params, state.optimizer);
+    this.#tokens = state.tokens;
+    [this.#epoch, this.#start, this.#data] = [0, 0, this.#dataOf(0)];
+  }
+
+  /**
+   * Mean loss and token accuracy on examples with the parameters as they are; `undefined` when the
+   * signal ended it.
+   */
+  evaluate(
+    examples: Examples,
+    options: ScoreOptions & { readonly signal: AbortSignal },
+  ): Promise<ExampleScore | undefined>;
+  evaluate(examples: Examples, options?: Omit<ScoreOptions, "signal">): Promise<ExampleScore>;
+  evaluate(examples: Examples, options: ScoreOptions): Promise<ExampleScore | undefined>;
+  evaluate(examples: Examples, options: ScoreOptions = {}): Promise<ExampleScore | undefined> {
+    const { maxPositions } = this.#trainee.model.sizes;
+    return score((batch) => this.#stepper.evaluate(batch), asSet(examples), maxPositions, options);
+  }
+
+  /** Frees the engine's sessions; parameters stay readable. */
+  release(): Promise<void> {
+    return this.#stepper.release();
+  }
+}
+
+/**
+ * The steps of a training as they are made; leaving the loop early frees everything.
+ * @throws as `finetune`.
+ */
+export async function* finetuneSteps(
+  trainee: Trainee,
+  examples: Examples,
+  backend: Backend,
+  options: FinetuneOptions = {},
+): AsyncGenerator<FinetuneStep, FinetuneResult> {
+  const tuner = await Finetuner.create(trainee, examples, backend, options);
+  const losses: number[] = [];
+  let tokens = 0;
+  try {
+    while (!options.signal?.aborted) {
+      const info = await tuner.next();
+      if (!info) break;
+      losses.push(info.loss);
+      tokens = info.tokens;
+      options.onStep?.(info);
+      yield info;
+    }
+    const isStopped = tuner.step < tuner.steps;
+    return { params: await tuner.params(), losses, steps: losses.length, tokens, isStopped };
+  } finally {
+    await tuner.release();
+  }
 }
 
 /**
@@ -120,106 +389,73 @@ function scheduleOf({ schedule, warmup = 0.05 }: FinetuneOptions, totalSteps: nu
  */
 export async function finetune(
   trainee: Trainee,
-  examples: readonly Example[],
+  examples: Examples,
   backend: Backend,
   options: FinetuneOptions = {},
 ): Promise<FinetuneResult> {
-  const { batchSize = 16, accumulate = 1, seed = 0, weightDecay = 0.01 } = options;
-  checkFinetune(options, examples.length);
-  const isFull = trainee.adapt === undefined;
-  const peak = options.learningRate ?? (isFull ? 3e-4 : 2e-3);
-  const steps = stepsOf(options, examples.length);
-  const schedule = scheduleOf(options, steps);
-  const optimizer = options.optimizer ?? "adamw";
-  const groups = decayGroups(trainee.trained, { weightDecay }, (decay) =>
-    optimizerByName(optimizer, { weightDecay: decay }),
-  );
-  const updater = new Updater(trainee.trained, groups, backend, {
-    clipNorm: options.clipNorm ?? 1,
-    accumulates: accumulate > 1,
-  });
-  const program = new TrainProgram(trainee, backend, {
-    checkpoint: options.checkpoint ?? false,
-    cacheSize: 16,
-  });
-  const rng = new Rng(seed);
-  const lengths = examples.map(({ ids }) => ids.length);
-  const { params, gradients } = updater;
-  const losses: number[] = [];
-  let tokens = 0;
-  let isStopped = false;
-  try {
-    for (let epoch = 0; losses.length < steps && !isStopped; epoch++) {
-      for (const batch of epochBatches(lengths, batchSize, rng.fold("epoch", epoch))) {
-        const step = losses.length;
-        if (step >= steps) break;
-        if (options.signal?.aborted) {
-          isStopped = true;
-          break;
-        }
-        const chosen = batch.map((i) => examples[i]!);
-        const total = lossCount(chosen);
-        const size = batchSize / accumulate;
-        let loss = 0;
-        for (let start = 0; start < chosen.length; start += size) {
-          if (start > 0) updater.accumulate();
-          const shape = { rows: size, maxLength: trainee.model.sizes.maxPositions };
-          const part = makeBatch(chosen.slice(start, start + size), shape);
-          const noise = rng.fold("noise", step, start);
-          loss += await program.lossAndGradients(part, params, gradients, total, noise);
-        }
-        const learningRate = peak * schedule(step);
-        const { gradientNorm, isApplied } = await updater.step(learningRate);
-        if (!isApplied || !Number.isFinite(loss)) {
-          const what = Number.isFinite(loss) ? "norm of the gradient" : "loss";
-          throw new StateError(
-            `finetune: the ${what} at step ${step + 1} is ${Number.isFinite(loss) ? gradientNorm : loss}, on examples ${batch.join(", ")} — lower the learning rate (${peak}).`,
-          );
-        }
-        losses.push(loss);
-        tokens += chosen.reduce((sum, { ids }) => sum + ids.length, 0);
-        options.onStep?.({
-          step: step + 1,
-          steps,
-          epoch,
-          loss,
-          learningRate,
-          gradientNorm,
-          tokens,
-        });
-      }
-    }
-    return { params, losses, steps: losses.length, tokens, isStopped };
-  } finally {
-    await program.release();
-    await updater.release();
+  const steps = finetuneSteps(trainee, examples, backend, options);
+  while (true) {
+    const { done, value } = await steps.next();
+    if (done) return value;
   }
 }
 
-/** Mean loss per token that carries loss, and how often the likeliest token is right. */
+/**
+ * Mean loss per token that carries loss, and how often the likeliest token is right; `undefined` when
+ * a signal ended it.
+ */
+export function scoreExamples(
+  trainee: Trainee,
+  examples: Examples,
+  backend: Backend,
+  options: ScoreOptions & { readonly signal: AbortSignal },
+): Promise<ExampleScore | undefined>;
+export function scoreExamples(
+  trainee: Trainee,
+  examples: Examples,
+  backend: Backend,
+  options?: Omit<ScoreOptions, "signal">,
+): Promise<ExampleScore>;
 export async function scoreExamples(
   trainee: Trainee,
-  examples: readonly Example[],
+  examples: Examples,
   backend: Backend,
-  batchSize = 32,
-): Promise<ExampleScore> {
-  const program = new TrainProgram(trainee, backend, { cacheSize: 16 });
-  let [loss, correct, weight] = [0, 0, 0];
-  const order = examples.map((_, i) => i);
-  order.sort((a, b) => examples[a]!.ids.length - examples[b]!.ids.length);
+  options: ScoreOptions = {},
+): Promise<ExampleScore | undefined> {
+  const frozen = await place(trainee.frozen, backend.device);
+  const trained = await place(trainee.trained, backend.device);
+  const program = new TrainProgram({ ...trainee, frozen, trained }, backend, { cacheSize: 16 });
   try {
-    for (let start = 0; start < order.length; start += batchSize) {
-      const chosen = order.slice(start, start + batchSize).map((i) => examples[i]!);
-      const result = await program.evaluate(
-        makeBatch(chosen, { rows: batchSize, maxLength: trainee.model.sizes.maxPositions }),
-        trainee.trained,
-      );
-      loss += result.loss;
-      correct += result.correct;
-      weight += result.weight;
-    }
+    return await score(
+      (batch) => program.evaluate(batch, trained),
+      asSet(examples),
+      trainee.model.sizes.maxPositions,
+      options,
+    );
   } finally {
     await program.release();
+    releaseAll([...Object.values(frozen), ...Object.values(trained)]);
   }
+}
+
+async function score(
+  evaluate: (batch: Batch) => Promise<EvalResult>,
+  set: ExampleSet,
+  maxLength: number,
+  { batchSize = 32, signal, onProgress }: ScoreOptions,
+): Promise<ExampleScore | undefined> {
+  let [loss, correct, weight] = [0, 0, 0];
+  const order = Uint32Array.from({ length: set.count }, (_, i) => i);
+  order.sort((a, b) => set.lengths[a]! - set.lengths[b]! || a - b);
+  for (let start = 0; start < order.length; start += batchSize) {
+    if (signal?.aborted) return undefined;
+    const chosen = await set.get(order.subarray(start, start + batchSize));
+    const result = await evaluate(makeBatch(chosen, { rows: batchSize, maxLength }));
+    loss += result.loss;
+    correct += result.correct;
+    weight += result.weight;
+    onProgress?.(start + chosen.length);
+  }
+  if (weight === 0) throw new OptionError("score: no token of the examples carries loss.");
   return { nll: loss / weight, accuracy: correct / weight };
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { nodeOrt } from "../backend/ort/node.ts";
-import { StateError } from "../errors.ts";
+import { OptionError, StateError } from "../errors.ts";
 import { Gpt2 } from "../models/gpt2.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
@@ -181,9 +181,24 @@ describe("meanNll", () => {
     ];
     const values: number[] = [];
     for (const [batchSize, seqLen] of cuts) {
-      values.push(await meanNll(program, params, heldOut, batchSize, seqLen));
+      values.push(
+        await meanNll((batch) => program.evaluate(batch, params), heldOut, batchSize, seqLen),
+      );
     }
     await program.release();
     for (const value of values) expect(value).toBeCloseTo(values[0]!, 5);
+  });
+
+  it("refuses a text in which nothing is predicted", async () => {
+    const { params } = model.init(new Rng(1));
+    const program = new TrainProgram({ model, frozen: {}, trained: params }, backend);
+    await expect(
+      meanNll((batch) => program.evaluate(batch, params), heldOut.subarray(0, 1), 1, 8),
+    ).rejects.toThrow(
+      new OptionError(
+        "pretrain: the held-out text has 1 tokens — it needs 2 or more, as the first is not predicted.",
+      ),
+    );
+    await program.release();
   });
 });

@@ -1,15 +1,15 @@
 /** Pretraining: a language model from its first numbers, on windows of a long text. */
 import type { Backend } from "../backend/backend.ts";
 import { drawWindows } from "../data/stream.ts";
-import { StateError } from "../errors.ts";
+import { OptionError, StateError } from "../errors.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { adamW } from "../optim/adamw.ts";
 import { decayGroups } from "../optim/groups.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type Batch, TrainProgram } from "./program.ts";
-import { Updater } from "./updater.ts";
+import type { Batch, EvalResult } from "./program.ts";
+import { makeStepper } from "./stepper.ts";
 
 export interface PretrainOptions {
   readonly steps: number;
@@ -97,9 +97,13 @@ export async function pretrain(
       learningRateScale: scale,
     })),
   );
-  const updater = new Updater(params, groups, backend, { clipNorm: options.clipNorm ?? 1 });
-  if (options.resume) updater.load(options.resume.params, options.resume.state);
-  const program = new TrainProgram({ model, frozen: {}, trained: params }, backend);
+  const stepper = await makeStepper({ model, frozen: {}, trained: params }, groups, backend, {
+    clipNorm: options.clipNorm ?? 1,
+  });
+  const snapshot = async (): Promise<Snapshot> => ({
+    params: await stepper.params(),
+    state: await stepper.state(),
+  });
   const data = new Rng(seed).fold("data");
   const windows = {
     batchSize,
@@ -109,23 +113,18 @@ export async function pretrain(
   };
   let isStopped = false;
   try {
-    for (let step = updater.stepCount; step < steps; step++) {
+    if (options.resume) await stepper.load(options.resume.params, options.resume.state);
+    for (let step = stepper.stepCount; step < steps; step++) {
       if (options.signal?.aborted) {
         isStopped = true;
-        await options.onSave?.({ params: updater.params, state: updater.state() });
+        await options.onSave?.(await snapshot());
         break;
       }
       const { ids, targets } = drawWindows(tokens, windows, data.fold(step));
       const batch = fullBatch(ids, targets, batchSize, seqLen);
       const rate = cosineRate(step, steps, warmup, learningRate);
-      const loss = await program.lossAndGradients(
-        batch,
-        updater.params,
-        updater.gradients,
-        batchSize * seqLen,
-        data.fold(step, "noise"),
-      );
-      const { gradientNorm, isApplied } = await updater.step(rate);
+      const noise = data.fold(step, "noise");
+      const { loss, gradientNorm, isApplied } = await stepper.step([{ batch, noise }], rate);
       if (!isApplied || !Number.isFinite(loss)) {
         const what = Number.isFinite(loss) ? "norm of the gradient" : "loss";
         throw new StateError(
@@ -142,19 +141,23 @@ export async function pretrain(
       });
       const { evalEvery = 0, saveEvery = 0 } = options;
       if (evalEvery > 0 && (step + 1) % evalEvery === 0 && step + 1 < steps) {
-        const nll = await meanNll(program, updater.params, heldOut, batchSize, seqLen);
+        const nll = await meanNll((batch) => stepper.evaluate(batch), heldOut, batchSize, seqLen);
         options.onEval?.(step + 1, nll);
       }
       if (saveEvery > 0 && (step + 1) % saveEvery === 0) {
-        await options.onSave?.({ params: updater.params, state: updater.state() });
+        await options.onSave?.(await snapshot());
       }
     }
-    const heldOutNll = await meanNll(program, updater.params, heldOut, batchSize, seqLen);
-    options.onEval?.(updater.stepCount, heldOutNll);
-    return { params: updater.params, heldOutNll, isStopped };
+    const heldOutNll = await meanNll(
+      (batch) => stepper.evaluate(batch),
+      heldOut,
+      batchSize,
+      seqLen,
+    );
+    options.onEval?.(stepper.stepCount, heldOutNll);
+    return { params: await stepper.params(), heldOutNll, isStopped };
   } finally {
-    await program.release();
-    await updater.release();
+    await stepper.release();
   }
 }
 
@@ -172,14 +175,21 @@ function fullBatch(
   };
 }
 
-/** Mean -log p over a text cut into windows; the last, partial one carries weight where it has text. */
+/**
+ * Mean -log p over a text cut into windows; the last, partial one carries weight where it has text.
+ * @throws OptionError when the text has fewer than two tokens.
+ */
 export async function meanNll(
-  program: TrainProgram,
-  params: TensorRecord,
+  evaluate: (batch: Batch) => Promise<EvalResult>,
   tokens: Int32Array,
   batchSize: number,
   seqLen: number,
 ): Promise<number> {
+  if (tokens.length < 2) {
+    throw new OptionError(
+      `pretrain: the held-out text has ${tokens.length} tokens — it needs 2 or more, as the first is not predicted.`,
+    );
+  }
   let loss = 0;
   let weight = 0;
   const stride = batchSize * seqLen;
@@ -197,7 +207,7 @@ export async function meanNll(
       targets: new Tensor("int32", [stride], targets),
       weights: new Tensor("float32", [stride], weights),
     };
-    const result = await program.evaluate(batch, params);
+    const result = await evaluate(batch);
     loss += result.loss;
     weight += result.weight;
   }
