@@ -109,6 +109,26 @@ const tasks = {
     build();
     return run(process.execPath, [bin("vitest", "vitest", "vitest.mjs"), "run", ...args]);
   },
+  "test:torture": () => {
+    install();
+    build();
+    const [trials = "20"] = args;
+    return run(
+      process.execPath,
+      [
+        bin("vitest", "vitest", "vitest.mjs"),
+        "run",
+        "test/torture.test.ts",
+        "src/train/train-run.test.ts",
+      ],
+      { env: { ...process.env, PLASTICITY_TORTURE: trials } },
+    );
+  },
+  fuzz: () => {
+    install();
+    const given = args.length > 0 ? args : ["--count", "200000", "--seed", "1"];
+    return run(process.execPath, ["--import", "tsx", "test/fuzz/safetensors.ts", ...given]);
+  },
   build: () => {
     install();
     build();

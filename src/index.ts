@@ -155,7 +155,16 @@ export {
 } from "./autodiff/grad.ts";
 
 // Running
-export type { Backend, Executable, LoadOptions, Program } from "./backend/backend.ts";
+export type {
+  AnyTensor,
+  Backend,
+  Device,
+  DeviceStats,
+  DeviceTensor,
+  Executable,
+  LoadOptions,
+  Program,
+} from "./backend/backend.ts";
 export {
   Compiled,
   type CompileOptions,
@@ -169,6 +178,7 @@ export { type CompiledVjp, compileVjp, type Residuals } from "./train/vjp.ts";
 export { defaultBackend } from "./backend/ort/default.ts";
 export { type NodeOrtOptions, nodeOrt } from "./backend/ort/node.ts";
 export { OrtBackend, workOf } from "./backend/ort/ort.ts";
+export { type PeakOptions, peakBytes } from "./backend/ort/peak.ts";
 export { webOrt } from "./backend/ort/web.ts";
 export { reference } from "./backend/reference/reference.ts";
 export { Arena } from "./backend/simd/arena.ts";
@@ -197,8 +207,11 @@ export type {
 } from "./models/model.ts";
 
 // Adapters
+export type { TensorRecord } from "./nn/module.ts";
 export { type Adapter, matchTargets } from "./adapters/adapter.ts";
-export { type LoraAdapter, type LoraOptions, lora } from "./adapters/lora.ts";
+export { type LoraBank, type LoraBankOptions, loraBank } from "./adapters/bank.ts";
+export { type LoraAdapter, type LoraLayer, type LoraOptions, lora } from "./adapters/lora.ts";
+export { type GgufLoraOptions, saveGgufLora } from "./adapters/gguf-lora.ts";
 export { type LoadedAdapter, loadAdapter, saveAdapter } from "./adapters/peft.ts";
 
 // Text
@@ -216,22 +229,80 @@ export {
   type Example,
   encodeExamples,
   type RawExample,
+  type ReadExamplesOptions,
   readExamples,
+  streamExamples,
 } from "./data/examples.ts";
+export { encodeChatPrompt, type LossOn } from "./data/chat.ts";
+export {
+  type ChatTemplate,
+  loadChatTemplate,
+  parseChatTemplate,
+  plainChatTemplate,
+} from "./data/chat-template.ts";
+export {
+  type EncodedPreferences,
+  type EncodeExamplesOptions,
+  encodeExample,
+  encodePreferences,
+  type PromptOptions,
+  type Question,
+  questionOf,
+  stopIdsOf,
+} from "./data/encode.ts";
+export { epochBatches } from "./data/epochs.ts";
+export { type ChatMessage, promptText, type Turns } from "./data/example.ts";
+export { type DataFormat, readRecords } from "./data/formats.ts";
+export { checkMap, layoutFields, layoutHelp } from "./data/layouts.ts";
 export { nearestNeighbour } from "./data/nearest.ts";
+export {
+  fillRate,
+  packBins,
+  packExamples,
+  packedSet,
+  packRow,
+  positionsOf,
+} from "./data/packing.ts";
+export {
+  type PreparedData,
+  type PrepareOptions,
+  prepareData,
+  type Sample,
+} from "./data/prepare.ts";
+export { type Preview, type PreviewToken, previewExample } from "./data/preview.ts";
+export { type ExampleSet, memorySet } from "./data/set.ts";
+export { type Split, type SplitOptions, splitByHash } from "./data/split.ts";
+export { fileSet, writeExampleFile } from "./data/store.ts";
 export { readDocuments, tokenizeFile } from "./data/stream.ts";
 export { loadTokenizer, Tokenizer, type TokenizerJson } from "./data/tokenizer.ts";
 
 // Training
+export { type Choice, fitDeadline, type PlanFacts, planSettings } from "./train/plan.ts";
+export {
+  estimateMemory,
+  estimateRun,
+  type MemoryEstimate,
+  type RunEstimate,
+} from "./train/estimate.ts";
+export {
+  type FindRateOptions,
+  type FoundRate,
+  findLearningRate,
+  type RateTrial,
+} from "./train/find-rate.ts";
+export { optimizerNames } from "./optim/by-name.ts";
+export { scheduleNames } from "./optim/schedule.ts";
 export {
   checkFinetune,
   type ExampleScore,
+  Finetuner,
   type FinetuneOptions,
   type FinetuneResult,
+  type FinetuneState,
   type FinetuneStep,
   finetune,
+  finetuneSteps,
   scoreExamples,
-  traineeOf,
 } from "./train/finetune.ts";
 export {
   type PretrainOptions,
@@ -241,14 +312,152 @@ export {
   type StepInfo,
 } from "./train/pretrain.ts";
 export { type Batch, type EvalResult, type Trainee, TrainProgram } from "./train/program.ts";
+export {
+  makeStepper,
+  type StepPart,
+  type Stepper,
+  type StepperOptions,
+  type StepResult,
+  type TrainState,
+} from "./train/stepper.ts";
+export {
+  type CheckpointFile,
+  isRun,
+  listCheckpoints,
+  type Metrics,
+  Run,
+  type RunSummary,
+  readRun,
+} from "./train/run.ts";
+export {
+  lossChart,
+  type TrainRunOptions,
+  type TrainRunResult,
+  trainRun,
+} from "./train/train-run.ts";
+export { quantizeModel, type TraineeOptions, traineeOf } from "./train/trainee.ts";
 export { type UpdateInfo, Updater, type UpdaterOptions } from "./train/updater.ts";
 
 // Generating
-export { Decoder, type DecoderOptions, type GenerateOptions } from "./infer/decoder.ts";
+export {
+  type ChosenLogprob,
+  type Completion,
+  Decoder,
+  type DecoderOptions,
+  type FinishReason,
+  type GenerateOptions,
+} from "./infer/decoder.ts";
 export { type Answer, answerAll } from "./infer/exact-match.ts";
-export type { SampleOptions } from "./infer/sample.ts";
+export { Conversation, type ConversationOptions, type Reply } from "./infer/conversation.ts";
+export { PromptMemory } from "./infer/memory.ts";
+export { checkSampling, type SampleOptions, type TokenLogprob } from "./infer/sample.ts";
+export {
+  type GeneratedText,
+  generateText,
+  generateTexts,
+  type Prompt,
+  streamText,
+  type TextOptions,
+} from "./infer/text.ts";
+export { checkStops, TextStream, type TextStreamOptions } from "./infer/text-stream.ts";
+
+// Evaluating
+export {
+  answerChoices,
+  type ChoiceOptions,
+  type ChoiceQuestion,
+  type ChoiceReport,
+  type ChoiceResult,
+  isChoiceRecord,
+  type Normalization,
+  toQuestion,
+} from "./infer/choices.ts";
+export { bestOf, exactMatch, normalizeAnswer, tokenF1 } from "./infer/metrics/answers.ts";
+export { type BootstrapOptions, bootstrapRatio, type Interval } from "./infer/metrics/bootstrap.ts";
+export {
+  type Binning,
+  brierScore,
+  expectedCalibrationError,
+  maximumCalibrationError,
+  type Predictions,
+  type ReliabilityBin,
+  reliability,
+} from "./infer/metrics/calibration.ts";
+export { type GenerationReport, generationReport } from "./infer/metrics/generation.ts";
+export {
+  type Calibration,
+  estimateMean,
+  estimateRatio,
+  type LikelihoodOptions,
+  type LikelihoodReport,
+  likelihoodReport,
+  type Measurement,
+} from "./infer/metrics/likelihood.ts";
+export { type RougeScore, type RougeScores, rouge } from "./infer/metrics/rouge.ts";
+export {
+  type ScoreOptions,
+  Scorer,
+  slidingWindows,
+  type TextWindow,
+  type TokenScores,
+} from "./infer/score.ts";
 export { openCheckpoint } from "./io/checkpoint.ts";
-export { encodeSafetensors, SafetensorsFile, writeSafetensors } from "./io/safetensors.ts";
+export { type GgufValue, writeGguf } from "./io/gguf.ts";
+export { type GgufHeader, readGgufHeader } from "./io/gguf-read.ts";
+export { decodeOnnx, type OnnxModel } from "./io/onnx-read.ts";
+export {
+  createSafetensors,
+  encodeSafetensors,
+  SafetensorsFile,
+  type SafetensorsWriter,
+  type TensorPlan,
+  writeSafetensors,
+} from "./io/safetensors.ts";
+
+// Merging and exporting, verified before anything is written
+export {
+  type ExportOnnxOptions,
+  exportTolerance,
+  type VariantReport,
+  type VerifiedExport,
+  verifyOnnxExport,
+} from "./infer/export-onnx.ts";
+export {
+  type MergeAdapterOptions,
+  type MergeReport,
+  mergeAdapter,
+  mergeTolerance,
+  type VerifiedMerge,
+  verifyMerge,
+} from "./infer/merge-adapter.ts";
+export { type OnnxVariant, onnxVariants } from "./infer/onnx-weights.ts";
+export {
+  compareLogits,
+  type LogitDifference,
+  probeInputs,
+  probeLogits,
+} from "./infer/verify.ts";
+
+// Reports of runs: charts and TensorBoard files
+export {
+  type Bar,
+  type BarChartOptions,
+  barChart,
+  type ChartPoint,
+  type LineChartOptions,
+  lineChart,
+  type Mark,
+  type ScatterChartOptions,
+  type Series,
+  scatterChart,
+} from "./io/chart.ts";
+export {
+  EventWriter,
+  type EventWriterOptions,
+  eventBytes,
+  keepEvents,
+  type RunEvent,
+} from "./io/tensorboard.ts";
 
 // The outside world and its files
 export type { Clock, FileInfo, Files, Host, Log } from "./host/host.ts";

@@ -194,7 +194,7 @@ describe.concurrent("a mistake", () => {
     [
       "that leaves the data out",
       ["finetune"],
-      'finetune: --data is missing — give a .jsonl or .txt file, or "commands", the task in this package.',
+      'finetune: --data is missing — give a .jsonl, .csv, .parquet or .txt file, or "commands", the task in this package.',
     ],
     [
       "that leaves the prompt out",
@@ -213,13 +213,13 @@ describe.concurrent("a mistake", () => {
     ],
     [
       "in the data's kind",
-      ["finetune", "--data", "data.csv"],
-      "data.csv: data must be a .jsonl or a .txt file.",
+      ["finetune", "--model", "model", "--data", "data.xml"],
+      "data.xml: the file's ending says no known format — data is .jsonl, .ndjson, .json, .txt, .md, .csv, .tsv, .parquet, or name the format.",
     ],
     [
       "of too little data",
       ["finetune", "--data", "two.jsonl"],
-      "finetune: two.jsonl has 2 examples, too few to keep some back — give --held-out <file>.",
+      "two.jsonl: has 2 examples, too few to hold some back — give a file to judge by (--held-out <file>).",
     ],
     [
       "in the model",
@@ -276,10 +276,13 @@ describe("finetune", () => {
       data,
       out,
       steps: 3,
+      bestStep: 3,
       isStopped: false,
+      isEarly: false,
       seconds: expect.any(Number),
       tokensPerSecond: expect.any(Number),
       trainedParameters: 544,
+      peakMemoryBytes: expect.any(Number),
       heldOut: 1,
       before: score,
       after: score,
@@ -299,7 +302,7 @@ describe("finetune", () => {
     const card = readFileSync(join(out, "README.md"), "utf8");
     expect(card).toContain(`base_model: ${model}\nlibrary_name: peft\n`);
     expect(card).toContain(
-      `| loss | ${report.before["loss"]!.toFixed(3)} | ${report.after["loss"]!.toFixed(3)} |`,
+      `| loss per token | ${report.before["loss"]!.toFixed(3)} | ${report.after["loss"]!.toFixed(3)} |`,
     );
   });
 
@@ -317,7 +320,9 @@ describe("finetune", () => {
     expect(stdout).toMatch(/^exact match \(1\) +0\.0 % +0\.0 %$/m);
     expect(stdout).toMatch(/^copying the nearest example +0\.0 %$/m);
     expect(stdout).toContain("▸ say red\n");
-    expect(stdout).toContain(`Adapter in ${again} (loads in PEFT too).\n`);
+    expect(stdout).toContain(
+      `Adapter in ${again} (loads in PEFT too), with the log, samples and loss.svg.\n`,
+    );
     expect(stderr).toMatch(/^step 1\/3 /);
     expect(stdout + stderr).not.toContain(escapeCode);
     // The same seed: the same bytes.
@@ -363,7 +368,7 @@ describe("finetune", () => {
       const args = [...finetuneArgs, "--steps", "1000000", "--out", stopped, "--json"];
       const { code, stdout, stderr } = await cli(args, interruptAt(/^step +1\//m));
       expect(stderr).toContain("Stopping after this step; press Ctrl-C again to quit at once.\n");
-      expect(code).toBe(0);
+      expect(code).toBe(130);
       const report = JSON.parse(stdout) as Report;
       expect(report.isStopped).toBe(true);
       expect(report.steps).toBeGreaterThanOrEqual(1);
@@ -383,7 +388,15 @@ describe("finetune", () => {
     ["", true],
     ["1", false],
   ])("colours its table on a terminal unless NO_COLOR says no (NO_COLOR=%j)", (value, isStyled) => {
-    const args = [...finetuneArgs, "--steps", "1", "--eval-limit", "0", "--out", at("colour")];
+    const args = [
+      ...finetuneArgs,
+      "--steps",
+      "1",
+      "--eval-limit",
+      "0",
+      "--out",
+      at(`colour${value}`),
+    ];
     const command = [process.execPath, main, ...args].join(" ");
     const { stdout, status } = spawnSync("script", ["-qec", command, "/dev/null"], {
       cwd: root,
@@ -410,8 +423,9 @@ describe("generate", () => {
     ]);
     const results = [first, again, other].map(({ code, stdout }) => {
       expect(code).toBe(0);
-      const { seconds, ...rest } = JSON.parse(stdout) as Record<string, unknown>;
+      const { seconds, tokensPerSecond, ...rest } = JSON.parse(stdout) as Record<string, unknown>;
       expect(seconds).toBeGreaterThan(0);
+      expect(tokensPerSecond).toBeGreaterThan(0);
       return rest;
     });
     // "say red" and the template's newline, a byte a token.

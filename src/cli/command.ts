@@ -11,18 +11,25 @@ export interface OptionDescription {
   readonly value?: string;
   /** A sentence on what is allowed, or undefined when the value is good. */
   readonly check?: (value: string | number) => string | undefined;
+  /** A string that may be given several times: its value is the list, in order; undefined without. */
+  readonly many?: boolean;
+  /** The heading that it stands under in help; default none, before all headings. */
+  readonly group?: string;
 }
 
 export type OptionTable = Readonly<Record<string, OptionDescription>>;
 
-/** Parsed options: by name, numbers as numbers, flags as true. */
-export type OptionValues = Readonly<Record<string, string | number | true | undefined>>;
+/** Parsed options: by name, numbers as numbers, flags as true, `many` as a list of strings. */
+export type OptionValue = string | number | true | readonly string[] | undefined;
+export type OptionValues = Readonly<Record<string, OptionValue>>;
 
 export interface CommandContext {
   readonly host: Host;
   readonly output: Output;
   readonly options: OptionValues;
   readonly positionals: readonly string[];
+  /** Options that the user gave, defaults left out. */
+  readonly given: ReadonlySet<string>;
   /** Aborted by the first SIGINT. */
   readonly signal: AbortSignal;
 }
@@ -35,6 +42,8 @@ export interface Command {
   readonly options: OptionTable;
   /** Words after the command; default none. */
   readonly maxPositionals?: number;
+  /** The command takes Ctrl-C itself: no signal comes. */
+  readonly handlesInterrupt?: boolean;
   run(context: CommandContext): Promise<void>;
 }
 
@@ -87,8 +96,9 @@ export function suggestion(word: string, known: readonly string[]): string {
 export function parseOptions(
   command: Pick<Command, "name" | "options" | "maxPositionals">,
   args: readonly string[],
-): { options: OptionValues; positionals: string[] } {
-  const options: Record<string, string | number | true | undefined> = {};
+): { options: OptionValues; positionals: string[]; given: ReadonlySet<string> } {
+  const options: Record<string, OptionValue> = {};
+  const given = new Set<string>();
   for (const [name, { default: value }] of Object.entries(command.options)) options[name] = value;
   const positionals: string[] = [];
   for (let i = 0; i < args.length; i++) {
@@ -105,6 +115,7 @@ export function parseOptions(
         `${command.name}: unknown option "--${name}"${near || ` — run "plasticity ${command.name} --help" for the list.`}`,
       );
     }
+    given.add(name);
     if (known.type === "flag") {
       if (inline !== undefined) {
         throw new OptionError(`${command.name}: --${name} takes no value, got "${inline}".`);
@@ -124,14 +135,64 @@ export function parseOptions(
         ? "must be a number"
         : known.check?.(value);
     if (wrong) throw new OptionError(`${command.name}: --${name} ${wrong}, got "${text}".`);
-    options[name] = value;
+    options[name] = known.many ? [...((options[name] as string[] | undefined) ?? []), text] : value;
   }
   if (positionals.length > (command.maxPositionals ?? 0)) {
     throw new OptionError(
       `${command.name}: does not know what to do with "${positionals[command.maxPositionals ?? 0]}" — options start with "--".`,
     );
   }
-  return { options, positionals };
+  return { options, positionals, given };
+}
+
+/** Words in lines of at most `width` characters, where single words allow it. */
+function wrapped(text: string, width: number): string[] {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1)!;
+    if (last !== "" && last.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = last === "" ? word : `${last} ${word}`;
+  }
+  return lines;
+}
+
+/**
+ * What `plasticity <command> --help` prints. Options stand under their groups, in order of first use.
+ * @param columns of the screen; lines are wrapped there, but not to less than 24 beside the names.
+ */
+export function commandHelp(command: Omit<Command, "run">, columns = 100): string {
+  const json: OptionDescription = { type: "flag", about: "print the result as one line of JSON" };
+  const entries = Object.entries({ ...command.options, json }).map(([name, option]) => {
+    const notes = [
+      ...(option.default === undefined ? [] : [`default ${option.default}`]),
+      ...(option.many ? ["may be given again"] : []),
+    ];
+    return {
+      group: option.group ?? "",
+      left: `--${name}${option.type === "flag" ? "" : ` <${option.value ?? option.type}>`}`,
+      right: option.about + (notes.length > 0 ? ` (${notes.join("; ")})` : ""),
+    };
+  });
+  const width = Math.max(...entries.map(({ left }) => left.length));
+  const groups = new Set(["", ...entries.map(({ group }) => group)]);
+  return [
+    `plasticity ${command.name}: ${command.summary}`,
+    "",
+    `Usage: ${command.usage}`,
+    ...[...groups].flatMap((group) => [
+      "",
+      ...(group === "" ? [] : [`${group}:`]),
+      ...entries
+        .filter((entry) => entry.group === group)
+        .flatMap(({ left, right }) =>
+          wrapped(right, Math.max(24, columns - width - 4)).map(
+            (line, i) => `  ${(i === 0 ? left : "").padEnd(width)}  ${line}`,
+          ),
+        ),
+    ]),
+    "",
+    `Example: ${command.example}`,
+  ].join("\n");
 }
 
 function splitOnce(text: string): [string, string | undefined] {

@@ -1,5 +1,6 @@
 /** What `finetune` says at its end: tables, samples, the adapter's card. */
-import type { Answer, ExampleScore, FinetuneResult } from "./library.ts";
+import type { Job } from "./finetune-job.ts";
+import type { Answer, ExampleScore, Run, TrainRunResult } from "./library.ts";
 import { type Output, showCount, showPercent, showTime, sparkline } from "./output.ts";
 
 /** How a model does on the held-out examples. */
@@ -7,7 +8,7 @@ export interface Measured extends ExampleScore {
   readonly answers: readonly Answer[];
 }
 
-function exactShare(answers: readonly Answer[]): number {
+export function exactShare(answers: readonly Answer[]): number {
   return answers.filter(({ isExact }) => isExact).length / Math.max(1, answers.length);
 }
 
@@ -22,13 +23,100 @@ export function summary({ nll, accuracy, answers }: Measured): Record<string, nu
   };
 }
 
-/** README.md of the adapter folder. */
-export function card(model: string, data: string, before: Measured, after: Measured): string {
-  const exact =
-    after.answers.length === 0
-      ? ""
-      : `| exact match | ${showPercent(exactShare(before.answers))} | ${showPercent(exactShare(after.answers))} |\n`;
-  return `---\nbase_model: ${model}\nlibrary_name: peft\ntags: [lora, plasticity]\n---\n\n# LoRA adapter for ${model}\n\nTrained with plasticity on \`${data}\`.\n\n| held out | before | after |\n|---|---|---|\n| loss | ${before.nll.toFixed(3)} | ${after.nll.toFixed(3)} |\n${exact}`;
+/** What is known when a card is written: of a run that was stopped, no results. */
+export interface CardFacts {
+  readonly job: Job;
+  readonly result: TrainRunResult;
+  readonly before: Measured | undefined;
+  readonly after: Measured | undefined;
+}
+
+/** README.md of the adapter or model folder. */
+export function card({ job, result, before, after }: CardFacts): string {
+  const { opened, data, dataName, adapter, settings } = job;
+  const tags = adapter
+    ? `library_name: peft\ntags: [${adapter.kind.toLowerCase()}, plasticity]`
+    : "tags: [plasticity]";
+  const what = adapter
+    ? `${adapter.kind === "LORA" ? "LoRA" : adapter.kind} adapter for ${opened.name}`
+    : `${opened.name}, fine-tuned`;
+  const config = adapter?.config() ?? {};
+  const rows = [
+    ["examples", `${data.train.count}, held out ${data.heldOut.count}`],
+    ["steps", `${result.step}${result.isStopped ? " (stopped early)" : ""}`],
+    ["batch size", String(settings.batchSize)],
+    ["optimizer", `${settings.optimizer}, schedule ${settings.schedule}`],
+    ["seed", String(settings.seed)],
+    ...(adapter
+      ? [["rank, alpha", `${String(config["r"])}, ${String(config["lora_alpha"])}`]]
+      : []),
+  ];
+  const table = (head: readonly string[], body: readonly (readonly string[])[]): string =>
+    [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n");
+  const measured =
+    before && after
+      ? `\n${table(
+          ["held out", "before", "after"],
+          [
+            ["loss per token", before.nll.toFixed(3), after.nll.toFixed(3)],
+            ["tokens right", showPercent(before.accuracy), showPercent(after.accuracy)],
+            ...(after.answers.length > 0
+              ? [
+                  [
+                    `exact match (${after.answers.length})`,
+                    showPercent(exactShare(before.answers)),
+                    showPercent(exactShare(after.answers)),
+                  ],
+                ]
+              : []),
+          ],
+        )}\n`
+      : "";
+  return `---\nbase_model: ${opened.name}\n${tags}\n---\n\n# ${what}\n\nTrained with plasticity on \`${dataName}\`.\n${measured}\n${table(["setting", ""], rows)}\n\n![Loss over steps](loss.svg)\n`;
+}
+
+/** What the model answered, for samples.json. */
+export function samplesOf(
+  before: Measured,
+  after: Measured,
+  texts: { before: string; after: string } | undefined,
+): unknown {
+  if (texts) return [texts];
+  return after.answers.map(({ prompt, expected, answer, isExact }, i) => ({
+    prompt,
+    expected,
+    before: before.answers[i]?.answer ?? null,
+    after: answer,
+    isExact,
+  }));
+}
+
+/** What result.json and `--json` say. */
+export function reportOf(
+  run: Run,
+  job: Job,
+  result: TrainRunResult,
+  before: Measured,
+  after: Measured,
+  copies: number | undefined,
+): Readonly<Record<string, unknown>> {
+  return {
+    out: run.folder,
+    model: job.opened.name,
+    data: job.dataName,
+    steps: result.steps,
+    bestStep: result.step,
+    isStopped: false,
+    isEarly: result.isEarly,
+    seconds: result.seconds,
+    tokensPerSecond: result.tokens / result.seconds,
+    trainedParameters: Object.values(job.trainee.trained).reduce((sum, { size }) => sum + size, 0),
+    peakMemoryBytes: process.resourceUsage().maxRSS * 1024,
+    heldOut: job.data.heldOut.count,
+    before: summary(before),
+    after: summary(after),
+    nearestNeighbourExactMatch: copies ?? null,
+  };
 }
 
 /** For people. */
@@ -45,13 +133,13 @@ export function show(
     before: Measured;
     after: Measured;
     copies: number | undefined;
-    result: FinetuneResult;
+    result: TrainRunResult;
     trainSeconds: number;
     texts: { before: string; after: string } | undefined;
   },
 ): void {
   output.line(
-    `${result.isStopped ? "Stopped after" : "Trained"} ${result.steps} steps in ${showTime(trainSeconds)}, ${showCount(result.tokens / trainSeconds)} tokens/s`,
+    `${result.isEarly ? `No better for a while: ended after ${result.steps} steps, kept step ${result.step};` : `Trained ${result.steps} steps in`} ${showTime(trainSeconds)}, ${showCount(result.tokens / trainSeconds)} tokens/s`,
   );
   output.line(
     `Loss     ${sparkline(result.losses, 60)}  ${result.losses[0]?.toFixed(2)} → ${result.losses.at(-1)?.toFixed(2)}`,

@@ -1,328 +1,278 @@
 /** `plasticity finetune`: adapt a model to examples, and show what that changed. */
-import { type Command, type CommandContext, oneOf, realFrom, wholeFrom } from "./command.ts";
-import { card, type Measured, show, summary } from "./finetune-report.ts";
+import type { Command, CommandContext, OptionValues } from "./command.ts";
+import { sampleOf } from "./finetune-data.ts";
+import { introduce, type Job, openJob } from "./finetune-job.ts";
+import { continuation, measure, nearestExact } from "./finetune-measure.ts";
+import { finetuneOptions } from "./finetune-options.ts";
+import { card, type Measured, reportOf, samplesOf, show } from "./finetune-report.ts";
 import {
-  answerAll,
-  applyTemplate,
-  checkFinetune,
-  Decoder,
-  type EncodedExamples,
-  type Example,
-  encodeExamples,
-  type FinetuneOptions,
-  type FinetuneResult,
-  finetune,
-  type LoadedAdapter,
-  lora,
-  nearestNeighbour,
+  type ExampleSet,
+  Finetuner,
+  type Host,
+  isRun,
   OptionError,
-  type OrtBackend,
-  type RawExample,
-  Rng,
-  readExamples,
+  Run,
   saveAdapter,
   saveModel,
-  scoreExamples,
-  type Tokenizer,
-  traineeOf,
+  type TrainRunResult,
+  trainRun,
 } from "./library.ts";
+import { type Output, showCount, showTime, sparkline } from "./output.ts";
 import {
-  countParameters,
-  modelOption,
-  type OpenedModel,
-  openBackend,
-  openModel,
-  packagePath,
-  threadsOption,
-} from "./models.ts";
-import { showCount, showTime, sparkline } from "./output.ts";
+  checkOrigin,
+  environmentOf,
+  fingerprint,
+  resumedOptions,
+  runRecord,
+} from "./run-record.ts";
 
-type Pair = Extract<RawExample, { kind: "pair" }>;
-
-interface Data {
-  readonly train: readonly RawExample[];
-  readonly heldOut: readonly RawExample[];
-  readonly name: string;
-}
-
-/** The share kept back when no held-out file is given, and at most how many. */
-const heldOutShare = 0.1;
-
-/** FNV-1a: which examples are held out depends on their text alone. */
-function textHash(text: string): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
-  return (hash >>> 0) / 2 ** 32;
-}
-
-async function readData({ host, options }: CommandContext): Promise<Data> {
-  const name = options["data"] as string | undefined;
-  if (name === undefined) {
-    throw new OptionError(
-      'finetune: --data is missing — give a .jsonl or .txt file, or "commands", the task in this package.',
-    );
-  }
-  const isShipped = name === "commands";
-  const path = isShipped ? packagePath("data", "commands", "train.jsonl") : name;
-  const heldOutPath = isShipped
-    ? packagePath("data", "commands", "heldout.jsonl")
-    : (options["held-out"] as string | undefined);
-  const all = await readExamples(host.files, path);
-  if (heldOutPath !== undefined) {
-    return { name, train: all, heldOut: await readExamples(host.files, heldOutPath) };
-  }
-  const isHeld = (example: RawExample): boolean =>
-    textHash(example.kind === "pair" ? example.prompt : example.text) < heldOutShare;
-  const heldOut = all.filter(isHeld);
-  const train = all.filter((example) => !isHeld(example));
-  if (heldOut.length === 0 || train.length === 0) {
-    throw new OptionError(
-      `finetune: ${path} has ${all.length} examples, too few to keep some back — give --held-out <file>.`,
-    );
-  }
-  return { name, train, heldOut };
-}
-
-async function measure(
-  opened: OpenedModel,
-  trained: LoadedAdapter | FinetuneResult["params"] | undefined,
-  examples: readonly Example[],
-  pairs: readonly Pair[],
-  backend: OrtBackend,
-  template: string,
-  onProgress: (done: number) => void,
-): Promise<Measured> {
-  const adapter =
-    trained && "adapter" in trained && "params" in trained ? (trained as LoadedAdapter) : undefined;
-  const params = adapter || !trained ? opened.params : (trained as FinetuneResult["params"]);
-  const score = await scoreExamples(traineeOf(opened.model, params, adapter), examples, backend);
-  if (pairs.length === 0) return { ...score, answers: [] };
-  const decoder = new Decoder(opened.model, params, backend, adapter ? { adapter } : {});
-  try {
-    const answers = await answerAll(decoder, opened.tokenizer, pairs, { template, onProgress });
-    return { ...score, answers };
-  } finally {
-    await decoder.release();
-  }
-}
-
-/** What the base does with plain text: the start of a held-out text, continued. */
-async function continuation(
-  opened: OpenedModel,
-  params: OpenedModel["params"],
-  adapter: LoadedAdapter | undefined,
-  text: string,
-  backend: OrtBackend,
-): Promise<string> {
-  const prompt = opened.tokenizer
-    .encode(text)
-    .subarray(0, Math.min(24, opened.model.sizes.maxPositions - 1));
-  const decoder = new Decoder(opened.model, params, backend, adapter ? { adapter } : {});
-  try {
-    const [made] = await decoder.generate([prompt], { maxNewTokens: 40 });
-    return opened.tokenizer.decode([...prompt, ...made!], { skipSpecial: true });
-  } finally {
-    await decoder.release();
-  }
-}
-
-function encode(
-  raw: readonly RawExample[],
-  tokenizer: Tokenizer,
-  template: string,
-  maxLength: number,
-): EncodedExamples {
-  return encodeExamples(raw, tokenizer, { template, maxLength });
-}
+/** In a run's folder, for data that memory does not hold. */
+const spillName = "data";
 
 /** `runs/<date>-<time>`, by the clock. */
-function defaultOut({ host }: CommandContext): string {
+function defaultOut(host: Host): string {
   const stamp = new Date(host.clock.now()).toISOString().slice(0, 19).replace(/[:T]/g, "-");
   return host.files.join("runs", stamp);
 }
 
-async function run(context: CommandContext): Promise<void> {
-  const { host, output, options } = context;
-  const template = (options["template"] as string).replaceAll("\\n", "\n");
-  const isFull = options["full"] === true;
-  const seed = options["seed"] as number;
-  const settings: FinetuneOptions = {
-    ...(options["steps"] !== undefined && { steps: options["steps"] as number }),
-    epochs: options["epochs"] as number,
-    batchSize: options["batch-size"] as number,
-    accumulate: options["accumulate"] as number,
-    ...(options["learning-rate"] !== undefined && {
-      learningRate: options["learning-rate"] as number,
-    }),
-    optimizer: options["optimizer"] as string,
-    schedule: options["schedule"] as string,
-    warmup: options["warmup"] as number,
-    weightDecay: options["weight-decay"] as number,
-    clipNorm: options["clip-norm"] as number,
-    checkpoint: options["checkpoint"] === true,
-    seed,
-  };
-  const data = await readData(context);
-  const opened = await openModel(host, options["model"] as string);
-  const { model, tokenizer } = opened;
-  const backend = await openBackend(output, options["threads"] as number | undefined);
-  const limit = Math.min(options["max-length"] as number, model.sizes.maxPositions);
-  const train = encode(data.train, tokenizer, template, limit + 1);
-  const heldOut = encode(data.heldOut, tokenizer, template, limit + 1);
-  checkFinetune(settings, train.examples.length);
-  const asked = data.heldOut
-    .filter((example): example is Pair => example.kind === "pair")
-    .slice(0, options["eval-limit"] as number);
-  const pairs = asked.filter(
-    ({ prompt }) =>
-      tokenizer.encode(applyTemplate(template, prompt)).length < model.sizes.maxPositions,
-  );
+/** A new run, or one that goes on; and the options that hold. */
+async function begin({
+  host,
+  options,
+  given,
+}: CommandContext): Promise<{ folder: string; run: Run | undefined; options: OptionValues }> {
+  const resumed = options["resume"] as string | undefined;
+  if (resumed !== undefined && given.has("out") && options["out"] !== resumed) {
+    throw new OptionError("finetune: --resume names the run's folder; leave --out away.");
+  }
+  const folder = resumed ?? (options["out"] as string | undefined) ?? defaultOut(host);
+  if (resumed === undefined || !(await isRun(host.files, folder))) {
+    if (resumed !== undefined && options["data"] === undefined) {
+      throw new OptionError(
+        `finetune: ${folder} holds no run to go on with, it has no run.json — give --data and the other options, and it is begun.`,
+      );
+    }
+    return { folder, run: undefined, options };
+  }
+  const run = await Run.open(host.files, folder);
+  try {
+    return { folder, run, options: resumedOptions(run, options, given) };
+  } catch (error) {
+    await run.release();
+    throw error;
+  }
+}
 
-  const targets = options["targets"] as string;
-  const adapter = isFull
-    ? undefined
-    : lora(model, {
-        rank: options["rank"] as number,
-        ...(options["alpha"] !== undefined && { alpha: options["alpha"] as number }),
-        dropout: options["dropout"] as number,
-        targetModules: targets === "all-linear" ? targets : targets.split(","),
-      });
-  const fresh = adapter && { adapter, params: adapter.init(new Rng(seed).fold("adapter")) };
-  const trainee = traineeOf(model, opened.params, fresh);
-  const trainedCount = Object.values(trainee.trained).reduce((sum, { size }) => sum + size, 0);
-  const tokens = train.examples.reduce((sum, { ids }) => sum + ids.length, 0);
-  output.line(
-    `${output.style("Model", "bold")}    ${opened.name}: ${model.family}, ${showCount(countParameters(model))} parameters; trained: ${showCount(trainedCount)} ${isFull ? "(all)" : `(LoRA, rank ${adapter!.rank}, ${adapter!.targets.length} layers)`}`,
-  );
-  output.line(
-    `${output.style("Data", "bold")}     ${data.name}: ${train.examples.length} examples, ${showCount(tokens)} tokens; ${heldOut.examples.length} held out`,
-  );
-  if (train.cut > 0) output.warn(`${train.cut} examples were cut to ${limit + 1} tokens.`);
-  if (train.empty > 0)
-    output.warn(`${train.empty} examples were left out: nothing in them carries loss.`);
-  if (pairs.length < asked.length) {
+async function run(context: CommandContext): Promise<void> {
+  const { host, output } = context;
+  if (context.options["compare"] !== undefined) {
+    const { compare } = await import("./compare.ts");
+    return compare(context);
+  }
+  const begun = await begin(context);
+  const spill = host.files.join(begun.folder, spillName);
+  let job: Job | undefined;
+  try {
+    const finished = await begun.run?.result();
+    if (finished) {
+      output.line(`${begun.folder} is finished, nothing is left to do.`);
+      output.json(finished);
+      return;
+    }
+    job = await openJob(host, output, begun.options, spill);
+    if (begun.options["preview"] === true) {
+      const { previewJob } = await import("./finetune-job.ts");
+      await previewJob(output, job);
+      return;
+    }
+    const { refuseWhatDoesNotFit, showEstimate } = await import("./estimate.ts");
+    if (begun.options["dry-run"] === true)
+      return await showEstimate(output, host, job, begun.options);
+    if (begun.options["find-learning-rate"] === true) {
+      const { showRates } = await import("./find-rate.ts");
+      return await showRates(output, host, job, context.signal);
+    }
+    await refuseWhatDoesNotFit(job, begun.options);
+    const origin = {
+      model: job.opened.name,
+      modelFingerprint: fingerprint(job.opened.params),
+      data: job.dataName,
+      dataHash: `${job.data.train.dataHash} ${job.data.heldOut.dataHash}`,
+    };
+    if (begun.run) checkOrigin(begun.run, origin);
+    const opened =
+      begun.run ??
+      (await Run.create(
+        host.files,
+        begun.folder,
+        runRecord(begun.options, origin, host.clock.now()),
+      ));
+    begun.run = opened;
+    await trainIn(opened, job, context, begun.options);
+  } finally {
+    await job?.data.train.close();
+    await job?.data.heldOut.close();
+    if (await host.files.info(spill)) await host.files.remove(spill);
+    await begun.run?.release();
+  }
+}
+
+/** The whole of a run: before, training, after, results. */
+async function trainIn(
+  run: Run,
+  job: Job,
+  context: CommandContext,
+  options: OptionValues,
+): Promise<void> {
+  const { host, output, signal } = context;
+  const { data, backend, trainee, settings } = job;
+  introduce(output, job);
+  const then = (await run.lastEnvironment())?.["threads"];
+  if (then !== undefined && then !== job.threads) {
     output.warn(
-      `${asked.length - pairs.length} held-out prompts are longer than the model takes and are not answered.`,
+      `The run was on ${then} threads and goes on with ${job.threads}: the last bits may differ.`,
     );
   }
-
+  await run.noteEnvironment(environmentOf(backend, job.threads, host.clock.now()));
   const doing = (what: string) => (done: number) =>
-    output.progress(`${what}: ${done} of ${pairs.length}`);
-  const before = await measure(
-    opened,
-    undefined,
-    heldOut.examples,
-    pairs,
-    backend,
-    template,
-    doing("Before training, answering"),
-  );
-  output.line(
-    `${output.style("Engine", "bold")}   ${backend.name}, ${(options["threads"] as number | undefined) ?? backend.binding.maxThreads} threads`,
-  );
+    output.progress(`${what}: ${done} of ${job.questions.length}`);
+  const known = (await run.noted("before")) as Measured | undefined;
+  const before =
+    known ?? (await measure(job, undefined, signal, doing("Before training, answering")));
+  if (before && !known) await run.note("before", before);
+  output.line(`${output.style("Run".padEnd(8), "bold")} ${run.folder}`);
   output.line();
 
-  const started = host.clock.monotonic();
-  const seconds = (): number => (host.clock.monotonic() - started) / 1000;
+  const tuner = await Finetuner.create(trainee, data.train, backend, settings);
+  let result: TrainRunResult;
+  try {
+    result = await trainRun(run, tuner, host, {
+      ...runOptions(options, data.heldOut),
+      signal,
+      onWarn: (message) => output.warn(message),
+      ...progressOf(output, host),
+    });
+  } finally {
+    await tuner.release();
+  }
+  const after = result.isStopped
+    ? undefined
+    : await measure(job, result.params, signal, doing("After training, answering"));
+  await save(run, job, result, before, after, host);
+  if (!before || !after) {
+    const { step } = result;
+    output.line(
+      `Stopped after ${step} of ${tuner.steps} steps. Go on with:\n\n  npx plasticity finetune --resume ${run.folder}`,
+    );
+    output.json({ out: run.folder, steps: step, isStopped: true, losses: result.losses });
+    process.exitCode = 130;
+    return;
+  }
+  const copies = job.questions.length > 0 ? await nearestExact(job, host.files) : undefined;
+  const texts =
+    data.heldOutRaw[0]!.kind === "text"
+      ? {
+          before: await continuation(job, trainee.trained),
+          after: await continuation(job, result.params),
+        }
+      : undefined;
+  await run.note("samples", samplesOf(before, after, texts));
+  const report = reportOf(run, job, result, before, after, copies);
+  await run.finish(report);
+  show(output, { before, after, copies, result, trainSeconds: result.seconds, texts });
+  sayNext(output, run.folder, job, options);
+  output.json({ ...report, losses: result.losses });
+}
+
+function runOptions(options: OptionValues, heldOut: ExampleSet): Parameters<typeof trainRun>[3] {
+  const some = (key: string, name: string): Record<string, number> =>
+    options[name] === undefined ? {} : { [key]: options[name] as number };
+  return {
+    heldOut,
+    ...some("evalEvery", "eval-every"),
+    ...some("earlyStopping", "early-stopping"),
+    ...some("saveEvery", "save-every"),
+    keep: options["keep"] as number,
+  };
+}
+
+/** A line that says where the training stands and how long it takes. */
+function progressOf(output: Output, host: Host): Parameters<typeof trainRun>[3] {
   const shown: number[] = [];
-  const result = await finetune(trainee, train.examples, backend, {
-    ...settings,
-    signal: context.signal,
-    onStep: ({ step, steps, loss, tokens: read }) => {
+  let judged = "";
+  let started = host.clock.monotonic();
+  let [firstStep, firstTokens] = [0, -1];
+  return {
+    onStart: (step) => {
+      started = host.clock.monotonic();
+      firstStep = step;
+      if (step > 0) output.line(`Going on after step ${step}.`);
+    },
+    onEvaluate: (step, { nll }) => {
+      judged = `  held out ${nll.toFixed(3)}`;
+      output.progress(`step ${step}: loss on held-out examples ${nll.toFixed(3)}`, true);
+    },
+    onStep: ({ step, steps, loss, tokens }) => {
+      if (firstTokens < 0) firstTokens = tokens;
       shown.push(loss);
-      const [now, last] = [seconds(), shown.slice(-20)];
+      const last = shown.slice(-20);
       const smooth = last.reduce((a, b) => a + b, 0) / last.length;
-      const left = (now / step) * (steps - step);
+      const now = (host.clock.monotonic() - started) / 1000;
+      const left = (now / (step - firstStep)) * (steps - step);
+      const rate = shown.length > 1 ? (tokens - firstTokens) / now : 0;
       output.progress(
-        `step ${String(step).padStart(String(steps).length)}/${steps}  loss ${smooth.toFixed(3)}  ${showCount(read / now)} tokens/s  ${showTime(now)} gone, ${showTime(left)} left  ${sparkline(shown, 24)}`,
+        `step ${String(step).padStart(String(steps).length)}/${steps}  loss ${smooth.toFixed(3)}${judged}  ${showCount(rate)} tokens/s  ${showTime(now)} gone, ${showTime(left)} left  ${sparkline(shown, 24)}`,
         step === 1 || step % Math.ceil(steps / 20) === 0,
       );
     },
-  });
-  const trainSeconds = seconds();
-  const trained = adapter ? { adapter, params: result.params } : result.params;
-  const after = await measure(
-    opened,
-    trained,
-    heldOut.examples,
-    pairs,
-    backend,
-    template,
-    doing("After training, answering"),
-  );
-  const out = (options["out"] as string | undefined) ?? defaultOut(context);
-  if (adapter) {
-    await saveAdapter(host.files, out, adapter, result.params, {
-      base: opened.path,
-      card: card(opened.name, data.name, before, after),
-    });
-  } else {
-    await saveModel(host.files, out, model, result.params, {
-      config: opened.config,
-      files: {
-        "tokenizer.json": tokenizer.json.tokenizer,
-        ...(tokenizer.json.config !== undefined && {
-          "tokenizer_config.json": tokenizer.json.config,
-        }),
-      },
-    });
-  }
+  };
+}
 
-  const copies = pairs.length > 0 ? nearestExact(data.train, pairs) : undefined;
-  const first = data.heldOut[0]!;
-  const texts =
-    first.kind === "text"
-      ? {
-          before: await continuation(opened, opened.params, undefined, first.text, backend),
-          after: await continuation(
-            opened,
-            adapter ? opened.params : result.params,
-            adapter ? { adapter, params: result.params } : undefined,
-            first.text,
-            backend,
-          ),
-        }
-      : undefined;
-  show(output, { before, after, copies, result, trainSeconds, texts });
-  const name = options["model"] as string;
-  output.line(
-    `${adapter ? "Adapter" : "Model"} in ${output.style(out, "cyan")} (${adapter ? "loads in PEFT too" : "loads in transformers too"}).`,
-  );
-  output.line();
-  output.line("Next:");
-  const sample = first.kind === "pair" ? first.prompt : first.text.slice(0, 40);
-  output.line(
-    `  npx plasticity generate --model ${adapter ? `${name} --adapter ${out}` : out} --prompt ${JSON.stringify(sample)}${first.kind === "pair" ? " --as-example" : ""}`,
-  );
-  output.line(`  npx plasticity finetune --model ${name} --data <your.jsonl> --adapter lora`);
-  output.line("  npx plasticity bench");
-  output.json({
-    model: opened.name,
-    data: data.name,
-    out,
-    steps: result.steps,
-    isStopped: result.isStopped,
-    seconds: trainSeconds,
-    tokensPerSecond: result.tokens / trainSeconds,
-    trainedParameters: trainedCount,
-    heldOut: heldOut.examples.length,
-    before: summary(before),
-    after: summary(after),
-    nearestNeighbourExactMatch: copies ?? null,
-    losses: result.losses,
+/** The adapter or model, where PEFT or transformers find it. */
+async function save(
+  run: Run,
+  job: Job,
+  result: TrainRunResult,
+  before: Measured | undefined,
+  after: Measured | undefined,
+  host: Host,
+): Promise<void> {
+  const { opened, adapter } = job;
+  const text = card({ job, result, before, after });
+  if (adapter) {
+    await saveAdapter(host.files, run.folder, adapter, result.params, {
+      base: opened.path,
+      card: text,
+    });
+    return;
+  }
+  const { tokenizer, config } = opened.tokenizer.json;
+  const params = { ...opened.params, ...result.params };
+  await saveModel(host.files, run.folder, opened.model, params, {
+    config: opened.config,
+    files: {
+      "README.md": text,
+      "tokenizer.json": tokenizer,
+      ...(config !== undefined && { "tokenizer_config.json": config }),
+    },
   });
 }
 
-/** How often the completion of the nearest training prompt is the expected one. */
-function nearestExact(train: readonly RawExample[], pairs: readonly Pair[]): number {
-  const known = train.filter((example): example is Pair => example.kind === "pair");
-  const copies = nearestNeighbour(
-    known,
-    pairs.map(({ prompt }) => prompt),
+function sayNext(output: Output, folder: string, job: Job, options: OptionValues): void {
+  const { adapter, data } = job;
+  const name = options["model"] as string;
+  output.line(
+    `${adapter ? "Adapter" : "Model"} in ${output.style(folder, "cyan")} (${adapter ? "loads in PEFT too" : "loads in transformers too"}), with the log, samples and loss.svg.`,
   );
-  return (
-    copies.filter((copy, i) => copy.trim() === pairs[i]!.completion.trim()).length / pairs.length
+  output.line();
+  output.line("Next:");
+  const first = data.heldOutRaw[0]!;
+  const asExample = first.kind === "pair" ? " --as-example" : "";
+  output.line(
+    `  npx plasticity generate --model ${adapter ? `${name} --adapter ${folder}` : folder} --prompt ${JSON.stringify(sampleOf(first))}${asExample}`,
   );
+  output.line(`  npx plasticity finetune --model ${name} --data <your.jsonl> --adapter lora`);
+  output.line("  npx plasticity bench");
 }
 
 export const finetuneCommand: Command = {
@@ -330,128 +280,6 @@ export const finetuneCommand: Command = {
   summary: "adapt a model to your data, and show held-out results before and after",
   usage: "plasticity finetune --data <file> [--model <folder>] [--adapter lora | --full]",
   example: "plasticity finetune --model builtin --data orders.jsonl --adapter lora --rank 16",
-  options: {
-    model: modelOption,
-    data: {
-      type: "string",
-      value: "file",
-      about:
-        '.jsonl with "prompt" and "completion", or "text"; .txt; or "commands", the task in this package',
-    },
-    "held-out": {
-      type: "string",
-      value: "file",
-      about: "examples to judge by (default: a tenth of the data, chosen by hash)",
-    },
-    out: {
-      type: "string",
-      value: "folder",
-      about: "where the adapter or model goes (default runs/<time>)",
-    },
-    adapter: {
-      type: "string",
-      value: "kind",
-      default: "lora",
-      about: "what is trained beside the frozen model",
-      check: oneOf("lora"),
-    },
-    full: { type: "flag", about: "train all parameters instead" },
-    rank: { type: "number", default: 16, about: "LoRA's rank", check: wholeFrom(1, 4096) },
-    alpha: {
-      type: "number",
-      about: "LoRA's scale is alpha / rank (default 2 · rank)",
-      check: realFrom(0, 1e6),
-    },
-    dropout: {
-      type: "number",
-      default: 0,
-      about: "share of the adapter's input zeroed in training",
-      check: realFrom(0, 0.99),
-    },
-    targets: {
-      type: "string",
-      value: "names",
-      default: "all-linear",
-      about: "layers to adapt, by name, with commas",
-    },
-    epochs: {
-      type: "number",
-      default: 3,
-      about: "passes over the data",
-      check: realFrom(0.001, 1e6),
-    },
-    steps: { type: "number", about: "optimiser steps, instead of epochs", check: wholeFrom(1) },
-    "batch-size": {
-      type: "number",
-      default: 16,
-      about: "examples a step",
-      check: wholeFrom(1, 65536),
-    },
-    accumulate: {
-      type: "number",
-      default: 1,
-      about: "parts of a step whose gradients are added up",
-      check: wholeFrom(1, 65536),
-    },
-    "learning-rate": {
-      type: "number",
-      about: "highest rate (default 2e-3, with --full 3e-4)",
-      check: realFrom(0, 10),
-    },
-    optimizer: {
-      type: "string",
-      value: "name",
-      default: "adamw",
-      about: "adamw, adafactor, lion, sgd",
-    },
-    schedule: {
-      type: "string",
-      value: "name",
-      default: "linear",
-      about: "linear, cosine, constant_with_warmup, ...",
-    },
-    warmup: {
-      type: "number",
-      default: 0.05,
-      about: "share of the steps over which the rate rises",
-      check: realFrom(0, 1),
-    },
-    "weight-decay": { type: "number", default: 0.01, about: "on matrices", check: realFrom(0, 10) },
-    "clip-norm": {
-      type: "number",
-      default: 1,
-      about: "largest norm of the gradient",
-      check: realFrom(1e-6, 1e6),
-    },
-    "max-length": {
-      type: "number",
-      default: 512,
-      about: "longest example in tokens; the rest is cut",
-      check: wholeFrom(2, 1 << 20),
-    },
-    template: {
-      type: "string",
-      value: "text",
-      default: "{prompt}\\n",
-      about: "what stands before a completion",
-    },
-    "eval-limit": {
-      type: "number",
-      default: 300,
-      about: "held-out prompts answered before and after",
-      check: wholeFrom(0),
-    },
-    checkpoint: {
-      type: "flag",
-      about: "recompute blocks in the backward pass: less memory, more time",
-    },
-    seed: {
-      type: "number",
-      default: 0,
-      about: "order of the data and first numbers",
-      check: wholeFrom(0, 2 ** 52),
-    },
-    threads: threadsOption,
-  },
+  options: finetuneOptions,
   run,
 };

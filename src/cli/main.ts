@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 /** The command line: finds the command, reads its options, reports errors in a sentence. */
 import { readFileSync } from "node:fs";
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import type { Command, CommandContext } from "./command.ts";
+import type { OutputOptions } from "./output.ts";
 
 /** Name → what it is for, and where it is; a command is loaded only when it is used. */
 const commands: Readonly<Record<string, readonly [about: string, load: () => Promise<Command>]>> = {
@@ -10,15 +12,47 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
     async () => (await import("./finetune.ts")).finetuneCommand,
   ],
   generate: ["continue a text", async () => (await import("./generate.ts")).generateCommand],
+  chat: ["talk with a model", async () => (await import("./chat.ts")).chatCommand],
+  eval: [
+    "measure a model on data: likelihood, answers, calibration",
+    async () => (await import("./eval.ts")).evalCommand,
+  ],
   pretrain: [
     "train a model from scratch on a long text",
     async () => (await import("./pretrain.ts")).pretrainCommand,
+  ],
+  "merge-adapter": [
+    "write an adapter into its base model",
+    async () => (await import("./merge-adapter.ts")).mergeAdapterCommand,
+  ],
+  export: [
+    "write a model for transformers.js, or an adapter for llama.cpp",
+    async () => (await import("./export.ts")).exportCommand,
+  ],
+  info: [
+    "what is in a model, an adapter or a file",
+    async () => (await import("./info.ts")).infoCommand,
+  ],
+  plan: [
+    "settings for your model, data and deadline",
+    async () => (await import("./plan.ts")).plan,
+  ],
+  runs: ["list and compare runs", async () => (await import("./runs.ts")).runs],
+  doctor: [
+    "look at this machine and say what is amiss",
+    async () => (await import("./doctor.ts")).doctorCommand,
   ],
   bench: [
     "time this engine, beside others if asked",
     async () => (await import("./bench.ts")).bench,
   ],
 };
+
+/**
+ * Commands whose engine runs in a worker, as a step cannot be interrupted: so that Ctrl-C is answered
+ * at once, and takes effect when the step ends.
+ */
+const inWorker: ReadonlySet<string> = new Set(["finetune", "pretrain", "plan", "eval"]);
 
 function version(): string {
   const path = new URL("../../package.json", import.meta.url);
@@ -41,24 +75,6 @@ function help(): string {
   ].join("\n");
 }
 
-function commandHelp(command: Command): string {
-  const entries: [string, string][] = Object.entries(command.options).map(([name, option]) => [
-    `--${name}${option.type === "flag" ? "" : ` <${option.value ?? option.type}>`}`,
-    option.about + (option.default === undefined ? "" : ` (default ${option.default})`),
-  ]);
-  entries.push(["--json", "print the result as one line of JSON"]);
-  const width = Math.max(...entries.map(([left]) => left.length));
-  return [
-    `plasticity ${command.name}: ${command.summary}`,
-    "",
-    `Usage: ${command.usage}`,
-    "",
-    ...entries.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`),
-    "",
-    `Example: ${command.example}`,
-  ].join("\n");
-}
-
 async function main(args: readonly string[]): Promise<void> {
   const [name, ...rest] = args;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") {
@@ -69,7 +85,12 @@ async function main(args: readonly string[]): Promise<void> {
     process.stdout.write(`${version()}\n`);
     return;
   }
-  const { parseOptions, suggestion } = await import("./command.ts");
+  const wantsHelp = rest.includes("--help") || rest.includes("-h");
+  if (isMainThread && inWorker.has(name) && !wantsHelp) {
+    runInWorker(args);
+    return;
+  }
+  const { commandHelp, parseOptions, suggestion } = await import("./command.ts");
   const { OptionError, nodeHost } = await import("./library.ts");
   const entry = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (!entry) {
@@ -79,8 +100,8 @@ async function main(args: readonly string[]): Promise<void> {
     );
   }
   const command = await entry[1]();
-  if (rest.includes("--help") || rest.includes("-h")) {
-    process.stdout.write(`${commandHelp(command)}\n`);
+  if (wantsHelp) {
+    process.stdout.write(`${commandHelp(command, process.stdout.columns)}\n`);
     return;
   }
   const { Output } = await import("./output.ts");
@@ -91,26 +112,80 @@ async function main(args: readonly string[]): Promise<void> {
   );
   const { json, debug, ...options } = parsed.options;
   isDebug = debug === true;
+  const surface = isMainThread ? surfaceOf() : (workerData as Surface);
   const output = new Output({
+    ...surface,
     isJson: json === true,
-    isTerminal: process.stderr.isTTY === true && json !== true,
-    hasColor: process.stdout.isTTY === true && !process.env["NO_COLOR"],
-    columns: process.stderr.columns ?? 80,
+    isTerminal: surface.isTerminal && json !== true,
   });
   const abort = new AbortController();
-  process.on("SIGINT", () => {
-    if (abort.signal.aborted) process.exit(130);
-    abort.abort();
-    output.warn("Stopping after this step; press Ctrl-C again to quit at once.");
-  });
+  if (isMainThread) {
+    if (!command.handlesInterrupt) onInterrupt(() => abort.abort());
+  } else {
+    parentPort!.once("message", () => abort.abort());
+    // Waiting for Ctrl-C keeps nothing alive.
+    parentPort!.unref();
+  }
   const context: CommandContext = {
     host: nodeHost(),
     output,
     options,
     positionals: parsed.positionals,
+    given: parsed.given,
     signal: abort.signal,
   };
   await command.run(context);
+}
+
+type Surface = Omit<OutputOptions, "isJson">;
+
+/** What the terminal can do. */
+function surfaceOf(): Surface {
+  return {
+    isTerminal: process.stderr.isTTY === true,
+    hasColor: process.stdout.isTTY === true && !process.env["NO_COLOR"],
+    columns: process.stderr.columns ?? 80,
+  };
+}
+
+/** The first Ctrl-C asks to stop, the second one ends the process. */
+function onInterrupt(stop: () => void): void {
+  let isAsked = false;
+  const ask = (): void => {
+    if (isAsked) process.exit(130);
+    isAsked = true;
+    process.stderr.write(
+      `${process.stderr.isTTY ? "\r\u001b[2K" : ""}Stopping after this step; press Ctrl-C again to quit at once.\n`,
+    );
+    stop();
+  };
+  process.on("SIGINT", ask);
+  // A parent that started this process may ask as well, and asks by its end.
+  if (process.send) {
+    process.on("message", (message) => {
+      if (message === "stop") ask();
+    });
+    process.once("disconnect", ask);
+    process.channel?.unref();
+  }
+}
+
+/** Runs the same command line in a worker; this thread only passes on what is said. */
+function runInWorker(args: readonly string[]): void {
+  const worker = new Worker(new URL(import.meta.url), {
+    argv: [...args],
+    workerData: surfaceOf(),
+  });
+  onInterrupt(() => worker.postMessage("stop"));
+  worker.on("error", (error) => {
+    process.stderr.write(`${error.stack ?? error.message}\n`);
+    process.exitCode = 1;
+  });
+  worker.on("exit", (code) => {
+    process.exitCode ||= code;
+    // Nothing waits for signals any more.
+    process.removeAllListeners("SIGINT");
+  });
 }
 
 let isDebug = false;

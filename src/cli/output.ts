@@ -108,6 +108,18 @@ export function showCount(count: number): string {
   return String(Math.round(count));
 }
 
+/** `512 kB`, `1.20 GB`: powers of 1000. */
+export function showBytes(bytes: number): string {
+  for (const [size, unit] of [
+    [1e9, "GB"],
+    [1e6, "MB"],
+    [1e3, "kB"],
+  ] as const) {
+    if (bytes >= size) return `${(bytes / size).toPrecision(3)} ${unit}`;
+  }
+  return `${Math.round(bytes)} bytes`;
+}
+
 export function showPercent(share: number): string {
   return `${(100 * share).toFixed(1)} %`;
 }

@@ -13,6 +13,7 @@ import {
   epochBatches,
   readExamples,
 } from "./examples.ts";
+import { layoutHelp } from "./layouts.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 const root = mkdtempSync(join(tmpdir(), "plasticity-examples-"));
@@ -31,6 +32,14 @@ describe("readExamples", () => {
     { kind: "pair", prompt: "a", completion: "é" },
     { kind: "text", text: "b\nc" },
   ];
+  /** Examples without their places, of which each has one. */
+  const read = async (path: string, from = files): Promise<object[]> => {
+    const examples = await readExamples(from, path);
+    return examples.map(({ where, ...rest }) => {
+      expect(where).toMatch(/:\d+$/);
+      return rest;
+    });
+  };
 
   it.each([
     ["lines that end with a newline", pairs.join("\n") + "\n"],
@@ -39,7 +48,7 @@ describe("readExamples", () => {
     ["a byte order mark", `\ufeff${pairs.join("\n")}\n`],
     ["blank lines anywhere", `\n \r\n${pairs.join("\n\n\t\n")}\n\n`],
   ])("reads .jsonl with %s", async (_, contents) => {
-    expect(await readExamples(files, written("good.jsonl", contents))).toEqual(expected);
+    expect(await read(written("good.jsonl", contents))).toEqual(expected);
   });
 
   it("reads the same from chunks of every size, also inside characters", async () => {
@@ -51,15 +60,13 @@ describe("readExamples", () => {
           for (let i = 0; i < bytes.length; i += size) yield bytes.subarray(i, i + size);
         },
       };
-      expect(await readExamples(chunked, "chunks.jsonl"), `chunks of ${size}`).toEqual(expected);
+      expect(await read("chunks.jsonl", chunked), `chunks of ${size}`).toEqual(expected);
     }
   });
 
   it("takes prompt and completion before text, and leaves further keys alone", async () => {
     const path = written("keys.jsonl", '{"id":7,"text":"t","completion":"c","prompt":"p"}');
-    expect(await readExamples(files, path)).toEqual([
-      { kind: "pair", prompt: "p", completion: "c" },
-    ]);
+    expect(await read(path)).toEqual([{ kind: "pair", prompt: "p", completion: "c" }]);
   });
 
   it.each([
@@ -68,7 +75,7 @@ describe("readExamples", () => {
   ])("reads .txt as paragraphs apart by blank lines (newline %j)", async (newline, before) => {
     const lines = ["", "one", "two", "", " \t", "three", "", ""];
     const path = written("text.txt", before + lines.join(newline));
-    expect(await readExamples(files, path)).toEqual([
+    expect(await read(path)).toEqual([
       { kind: "text", text: "one\ntwo" },
       { kind: "text", text: "three" },
     ]);
@@ -80,21 +87,25 @@ describe("readExamples", () => {
       '{"text":"a"}\n\n{"text":"b"\n',
       '3: invalid JSON at byte 11: "," or "}" is needed, got the end of the text.',
     ],
-    ["a line that is no object", '{"text":"a"}\n["b"]\n', "2: must be an object."],
+    [
+      "a line that is no object",
+      '{"text":"a"}\n["b"]\n',
+      "2: must be an object with named fields, got a list.",
+    ],
     [
       "other keys",
       '{"prompt":"a","answer":"b"}\n',
-      '1: needs the strings "prompt" and "completion", or "text", got the keys prompt, answer.',
+      `1: the fields prompt, answer make no layout that is understood — use ${layoutHelp}, or name your columns with --map column=field.`,
     ],
     [
       "no keys",
       "{}",
-      '1: needs the strings "prompt" and "completion", or "text", got the keys none.',
+      `1: the fields none make no layout that is understood — use ${layoutHelp}, or name your columns with --map column=field.`,
     ],
     [
       "a prompt that is a number",
       '{"prompt":1,"completion":"b"}',
-      '1: needs the strings "prompt" and "completion", or "text", got the keys prompt, completion.',
+      '1: "prompt" must be a text, got 1.',
     ],
     [
       "bytes that are not UTF-8",
@@ -109,7 +120,7 @@ describe("readExamples", () => {
     [
       "a line beyond the limit, ended or not",
       `{"text":"a"}\n{"text":"${"x".repeat(2 ** 22)}"}\n`,
-      "2: the line is longer than 4194304 bytes.",
+      "2: the line is longer than 4194304 bytes — is it a file of lines?",
     ],
   ])("names file and line of %s", async (_, contents, sentence) => {
     const path = written("bad.jsonl", contents);
@@ -122,24 +133,46 @@ describe("readExamples", () => {
   it("takes a line of exactly the limit", async () => {
     const text = "x".repeat(2 ** 22 - '{"text":""}'.length);
     const path = written("limit.jsonl", `{"text":"${text}"}\n`);
-    expect(await readExamples(files, path)).toEqual([{ kind: "text", text }]);
+    expect(await read(path)).toEqual([{ kind: "text", text }]);
   });
 
   it.each(["empty.jsonl", "empty.txt"])("refuses %s", async (name) => {
     for (const contents of ["", "\n \n"]) {
       const path = written(name, contents);
       await expect(readExamples(files, path)).rejects.toThrow(
-        new FormatError(`${path}: holds no examples.`),
+        new FormatError(`${path}: holds no examples.`, { path }),
       );
     }
   });
 
   it("refuses other endings and files that are not there", async () => {
-    await expect(readExamples(files, "data.csv")).rejects.toThrow(
-      new OptionError("data.csv: data must be a .jsonl or a .txt file."),
+    await expect(readExamples(files, "data.xlsx")).rejects.toThrow(OptionError);
+    await expect(readExamples(files, "data.xlsx")).rejects.toThrow(
+      "data.xlsx: the file's ending says no known format",
     );
     const path = join(root, "none.jsonl");
     await expect(readExamples(files, path)).rejects.toMatchObject({ code: "missing" });
+  });
+});
+
+describe("readExamples with a format and a mapping", () => {
+  it("reads a file of any name, and columns by other names", async () => {
+    const path = written("data.xyz", "question,answer\na,b\n");
+    const map = { question: "prompt", answer: "completion" };
+    expect(await readExamples(files, path, { format: "csv", map })).toEqual([
+      { kind: "pair", prompt: "a", completion: "b", where: `${path}:2` },
+    ]);
+    await expect(readExamples(files, path, { map: { question: "p" } })).rejects.toThrow(
+      'map: "question=p" names no known field',
+    );
+  });
+
+  it("takes several layouts in one file", async () => {
+    const path = written(
+      "mixed.jsonl",
+      '{"text":"a"}\n{"messages":[{"role":"user","content":"b"}]}\n',
+    );
+    expect((await readExamples(files, path)).map(({ kind }) => kind)).toEqual(["text", "chat"]);
   });
 });
 

@@ -35,6 +35,14 @@ export interface DecodeOptions {
   readonly skipSpecial?: boolean;
 }
 
+/** A token that commands, and the text that stands for it in templates. */
+export interface SpecialToken {
+  readonly id: number;
+  readonly text: string;
+  /** Whether it takes the white space before or after it, as some templates' tokens do. */
+  readonly strips: { readonly left: boolean; readonly right: boolean };
+}
+
 /** What of tokenizer.json is looked at here; the rest goes to the library as it is. */
 interface TokenizerFile extends JsonObject {
   readonly model: JsonObject;
@@ -217,6 +225,9 @@ export class Tokenizer {
   /** What the tokenizer puts before and after a text. */
   #around: { readonly before: readonly number[]; readonly after: readonly number[] } | undefined;
   #plain: HfTokenizer | undefined;
+  #specials: readonly SpecialToken[] | undefined;
+  #specialPattern: RegExp | undefined;
+  #addsPrefix: boolean | undefined;
 
   /**
    * @param where named in errors, usually the folder.
@@ -312,6 +323,54 @@ export class Tokenizer {
         { path: this.#where, token: tokens[i] },
       );
     });
+  }
+
+  /** The tokens that text never becomes, longest text first. */
+  get specialTokens(): readonly SpecialToken[] {
+    this.#specials ??= [...this.#guarded]
+      .flatMap((text): SpecialToken[] => {
+        const id = this.tokenToId(text);
+        const added = this.#file.added_tokens.find(({ content }) => content === text);
+        const strips = { left: added?.["lstrip"] === true, right: added?.["rstrip"] === true };
+        return id === undefined ? [] : [{ id, text, strips }];
+      })
+      .sort((a, b) => b.text.length - a.text.length);
+    return this.#specials;
+  }
+
+  /** Finds texts of special tokens; global, so reset `lastIndex` or use `matchAll`. */
+  get specialPattern(): RegExp {
+    // Of two that begin alike the longer one is meant, and it stands first.
+    this.#specialPattern ??= new RegExp(
+      this.specialTokens.map(({ text }) => text.replace(/[$()*+.?[\\\]^{|}]/g, "\\$&")).join("|") ||
+        "(?!)",
+      "g",
+    );
+    return this.#specialPattern;
+  }
+
+  /** What the tokenizer puts before a text, such as a token for its beginning; often nothing. */
+  get beginning(): readonly number[] {
+    return this.#surroundings().before;
+  }
+
+  /**
+   * The ids of a text that goes on from another: those that follow the other's own, as a model
+   * continues it. Tokenizers that begin every text with a space would add one in its middle.
+   */
+  encodeAfter(before: string, text: string): Int32Array<ArrayBuffer> {
+    if (text === "") return new Int32Array(0);
+    const mark = "a";
+    this.#addsPrefix ??=
+      this.encode(`\n${mark}`).length !== 1 + this.encode("\n").length ||
+      this.encode(`\n${mark}`).at(-1) !== this.encode(mark)[0];
+    if (!this.#addsPrefix) return this.encode(text);
+    for (const context of [before, "\n"]) {
+      const [left, joint] = [this.encode(context), this.encode(context + text)];
+      if (left.length > 0 && left.every((id, i) => joint[i] === id))
+        return joint.slice(left.length);
+    }
+    return this.encode(text);
   }
 
   /** Found by what is put around a token that no text has. */

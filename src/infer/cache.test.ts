@@ -117,6 +117,18 @@ describe("KvCache", () => {
     expect(cache.mask).toBe(mask);
   });
 
+  it("forgets tokens from a position on and takes others there", () => {
+    const cache = new KvCache(sizes, 2, 20);
+    cache.append(present(2, 9, [0, 0]), [9, 4]);
+    cache.truncate(6);
+    expect([...cache.lengths]).toEqual([6, 4]);
+    cache.append(present(2, 3, [6, 4]), [3, 1]);
+    expectHolds(cache, [9, 5]);
+    cache.truncate(0);
+    expect(cache.mask.data.every((x) => x === Math.fround(masked))).toBe(true);
+    expect([...cache.lengths]).toEqual([0, 0]);
+  });
+
   it("refuses tokens beyond its capacity, and is unchanged then", () => {
     const cache = new KvCache(sizes, 2, 32);
     cache.append(present(2, 30, [0, 0]), [3, 30]);

@@ -71,6 +71,16 @@ export class KvCache {
     this.#mask = new Tensor("float32", [this.rows, 1, 1, capacity], mask);
   }
 
+  /** Forgets every row's tokens from position `length` on; shorter rows stay as they are. */
+  truncate(length: number): void {
+    for (let row = 0; row < this.rows; row++) {
+      if (this.lengths[row]! <= length) continue;
+      const start = row * this.#capacity;
+      this.#mask.data.fill(masked, start + length, start + this.lengths[row]!);
+      this.lengths[row] = length;
+    }
+  }
+
   /**
    * Appends the first `counts[row]` of T new tokens of each row: `present` per layer is
    * (rows, Hkv, T, D).

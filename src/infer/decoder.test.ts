@@ -10,8 +10,9 @@ import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord, ValueRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { Decoder } from "./decoder.ts";
-import { argMaxOf } from "./sample.ts";
+import { Decoder, type GenerateOptions } from "./decoder.ts";
+import { PromptMemory } from "./memory.ts";
+import { argMaxOf, logprobsOf } from "./sample.ts";
 
 const backend = await nodeOrt({ threads: 1 });
 const { files } = nodeHost();
@@ -97,6 +98,110 @@ describe("Decoder", () => {
     expect(await draw(1)).toEqual(await draw(1));
     expect(await draw(1)).not.toEqual(await draw(2));
     await decoder.release();
+  });
+
+  it("says why each row ended", async () => {
+    const decoder = new Decoder(llama.model, llama.params, backend);
+    const prompt = Int32Array.from(greedy.prompt.data);
+    const reason = async (options: GenerateOptions): Promise<[string, number]> => {
+      const [one] = await decoder.complete([prompt], options);
+      return [one!.finishReason, one!.tokens.length];
+    };
+    const stop = greedy.tokens.data[3]!;
+    const at = greedy.tokens.data.indexOf(stop);
+    expect(await reason({ maxNewTokens: 4 })).toEqual(["length", 4]);
+    // The model has 32 positions.
+    expect(await reason({ maxNewTokens: 999 })).toEqual(["length", 32 - prompt.length]);
+    expect(await reason({ stopIds: [stop] })).toEqual(["stop", at]);
+    expect(await reason({ isEnd: (_, token) => token === stop })).toEqual(["stop", at + 1]);
+    const abort = new AbortController();
+    const onToken = (): void => abort.abort();
+    expect(await reason({ onToken, signal: abort.signal })).toEqual(["aborted", 1]);
+    expect(await reason({ signal: abort.signal })).toEqual(["aborted", 0]);
+    await decoder.release();
+  });
+
+  it("gives each token's log-probability by the model itself, whatever the sampling", async () => {
+    const decoder = new Decoder(llama.model, llama.params, backend);
+    const prompt = Int32Array.from(greedy.prompt.data);
+    const [one] = await decoder.complete([prompt], {
+      maxNewTokens: 3,
+      temperature: 3,
+      repetitionPenalty: 2,
+      seed: 4,
+      logprobs: 2,
+    });
+    const ids = Tensor.from([...prompt], [1, prompt.length], "int32");
+    const logits = await (
+      await compile<Tensor>(
+        ((p: ValueRecord, x: Value) =>
+          llama.model.forward(llama.model.context(p), x).logits) as never,
+        [llama.params, ids],
+        { backend },
+      )
+    ).run(llama.params, ids);
+    const last = (logits.data as Float32Array).subarray(-llama.model.sizes.vocabSize);
+    const expected = logprobsOf(last, one!.tokens[0]!, 2);
+    expect(one!.logprobs!.length).toBe(3);
+    expect(one!.logprobs!.map(({ token }) => token)).toEqual([...one!.tokens]);
+    expect(one!.logprobs![0]!.logprob).toBeCloseTo(expected.logprob, 4);
+    expect(one!.logprobs![0]!.top.map(({ token }) => token)).toEqual(
+      expected.top.map(({ token }) => token),
+    );
+    expect((await decoder.complete([prompt]))[0]!.logprobs).toBeUndefined();
+    await decoder.release();
+  });
+
+  it("does not make a token again under a strong penalty", async () => {
+    const decoder = new Decoder(llama.model, llama.params, backend);
+    const prompt = Int32Array.from(greedy.prompt.data);
+    const [free] = await decoder.generate([prompt], { maxNewTokens: 16 });
+    expect(new Set(free).size).toBeLessThan(free!.length);
+    const [made] = await decoder.generate([prompt], { maxNewTokens: 16, repetitionPenalty: 100 });
+    expect(new Set([...prompt, ...made!]).size).toBe(new Set(prompt).size + made!.length);
+    await decoder.release();
+  });
+
+  it("reads with a memory only what a prompt adds, and continues it the same", async () => {
+    const model = new Gpt2({ vocabSize: 31, dModel: 16, nLayers: 2, nHeads: 4, maxPositions: 128 });
+    const { params } = model.init(new Rng(5));
+    for (const tensor of Object.values(params)) {
+      if (tensor.shape.length < 2) continue;
+      for (let i = 0; i < tensor.size; i++) (tensor.data as Float32Array)[i]! *= 20;
+    }
+    const decoder = new Decoder(model, params, backend);
+    const memory = new PromptMemory();
+    const count = { maxNewTokens: 12 };
+    const turn = async (prompt: readonly number[]): Promise<number[]> => {
+      const ids = Int32Array.from(prompt);
+      const [made] = await decoder.generate([ids], { ...count, memory });
+      const [fresh] = await decoder.generate([ids], count);
+      expect([...made!]).toEqual([...fresh!]);
+      // The last token was made but not read.
+      expect(memory.length).toBe(prompt.length + made!.length - 1);
+      return [...made!];
+    };
+    const first = [3, 1, 4, 1, 5];
+    const answer = await turn(first);
+    const second = [...first, ...answer, 9, 2, 6];
+    const next = await turn(second);
+    // As another answer to the same: only the last token is read.
+    await turn(second);
+    // Shares the first turn alone, then nothing; and more than the cache has room for.
+    await turn([...first, 30, 29]);
+    await turn([7, 7]);
+    await turn([...second, ...next, ...Array.from({ length: 60 }, (_, i) => i % 31)]);
+    const other = new Decoder(model, params, backend);
+    await expect(other.generate([Int32Array.of(1)], { memory })).rejects.toThrow(
+      "memory: belongs to another decoder — clear it first.",
+    );
+    memory.clear();
+    await other.generate([Int32Array.of(1)], { memory });
+    await expect(other.generate([Int32Array.of(1), Int32Array.of(2)], { memory })).rejects.toThrow(
+      "generate: a memory is for one prompt, got 2.",
+    );
+    await decoder.release();
+    await other.release();
   });
 
   it("says which prompt is empty or too long", async () => {

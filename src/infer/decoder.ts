@@ -1,24 +1,40 @@
 /**
- * Generation with a cache of keys and values. Two programs: one reads prompts (rows symbolic, a few
- * lengths), one makes a token for every row (rows and past symbolic, base weights in the session).
+ * Generation with a cache of keys and values. Programs: one reads prompts (rows symbolic, a few lengths),
+ * one makes a token for every row (rows and past symbolic, base weights in the session), and one, used
+ * with a `PromptMemory`, reads what a prompt adds to an earlier one.
  */
 import type { Adapter } from "../adapters/adapter.ts";
-import type { Backend, Executable } from "../backend/backend.ts";
+import type { LoraBank } from "../adapters/bank.ts";
+import { type AnyTensor, type Backend, type Executable, runAnywhere } from "../backend/backend.ts";
 import { spec, trace } from "../backend/compile.ts";
+import { place, releaseAll } from "../backend/place.ts";
 import { OptionError, StateError } from "../errors.ts";
-import type { Value } from "../ir/graph.ts";
+import type { Spec, Value } from "../ir/graph.ts";
 import type { LanguageModel, LayerPast } from "../models/model.ts";
-import type { TensorRecord, ValueRecord } from "../nn/module.ts";
+import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { KvCache } from "./cache.ts";
-import { checkSampling, type SampleOptions, sample } from "./sample.ts";
+import type { PromptMemory } from "./memory.ts";
+import {
+  checkSampling,
+  logprobsOf,
+  type SampleOptions,
+  sample,
+  TokenHistory,
+  type TokenLogprob,
+} from "./sample.ts";
+import { readSlots, SlotsOfRows, slotsName } from "./slots.ts";
 
 export interface DecoderOptions {
   readonly adapter?: { readonly adapter: Adapter; readonly params: TensorRecord };
+  /** Adapters by slot instead, one for each row of a batch: `slots` of a call choose. */
+  readonly bank?: LoraBank;
+  /** For base weights in another form, as those of `quantizeModel`: its `context`. */
+  readonly form?: (base: ValueRecord) => ContextOptions;
   /**
    * Keep the base weights in the one-token session, prepacked: faster a token, twice the memory and
-   * slower to load. Default true.
+   * slower to load. Default true; not where the backend keeps weights on a device.
    */
   readonly prepack?: boolean;
 }
@@ -31,7 +47,36 @@ export interface GenerateOptions extends SampleOptions {
   readonly seed?: number;
   /** Called with each new token of a row. */
   readonly onToken?: (row: number, token: number) => void;
+  /** Asked after `onToken`; true ends the row, whose token stays. */
+  readonly isEnd?: (row: number, token: number) => boolean;
+  /**
+   * Return the log-probability of each token, and those of so many likeliest ones, in [0, 20]; by the
+   * model itself, before penalties, temperature and filters. Default: none.
+   */
+  readonly logprobs?: number;
+  /** Keys and values of an earlier call: what a single prompt shares with it is not read again. */
+  readonly memory?: PromptMemory;
+  /** The bank's slot for each prompt; default 0, the base model, for all. */
+  readonly slots?: readonly number[];
+  /** Ends all rows after the token that is being computed. */
   readonly signal?: AbortSignal;
+}
+
+/**
+ * Why a row ended: a stop token or `isEnd`; `maxNewTokens` or the model's last position; the signal.
+ */
+export type FinishReason = "stop" | "length" | "aborted";
+
+/** A log-probability and those of the likeliest tokens in its place. */
+export type ChosenLogprob = TokenLogprob & { readonly top: readonly TokenLogprob[] };
+
+/** A prompt's continuation. */
+export interface Completion {
+  /** Without the stopping token. */
+  readonly tokens: Int32Array<ArrayBuffer>;
+  readonly finishReason: FinishReason;
+  /** One for each token, when they were asked for. */
+  readonly logprobs?: readonly ChosenLogprob[];
 }
 
 type Present = readonly { readonly keys: Tensor; readonly values: Tensor }[];
@@ -40,10 +85,18 @@ export class Decoder {
   readonly #model: LanguageModel;
   readonly #params: TensorRecord;
   readonly #adapter: DecoderOptions["adapter"];
+  readonly #bank: LoraBank | undefined;
+  readonly #form: DecoderOptions["form"];
+  readonly #slots: WeakMap<KvCache, SlotsOfRows> = new WeakMap();
+  /** Who owns a memory that was filled through a slot: another one after each change of the slot. */
+  readonly #owners: WeakMap<object, object> = new WeakMap();
   readonly #backend: Backend;
   readonly #prepack: boolean;
   readonly #prefills: Map<number, Promise<Executable>> = new Map();
+  readonly #extends: Map<number, Promise<Executable>> = new Map();
   #step: Promise<Executable> | undefined;
+  /** The base weights where the backend keeps them. */
+  #base: Promise<Readonly<Record<string, AnyTensor>>> | undefined;
   #released = false;
 
   constructor(
@@ -55,8 +108,13 @@ export class Decoder {
     this.#model = model;
     this.#params = params;
     this.#backend = backend;
+    if (options.adapter && options.bank) {
+      throw new OptionError("decoder: takes an adapter or a bank, got both — fill a slot with it.");
+    }
     this.#adapter = options.adapter;
-    this.#prepack = options.prepack ?? true;
+    this.#bank = options.bank;
+    this.#form = options.form;
+    this.#prepack = backend.device === undefined && (options.prepack ?? true);
   }
 
   /**
@@ -69,12 +127,29 @@ export class Decoder {
     prompts: readonly Int32Array[],
     options: GenerateOptions = {},
   ): Promise<Int32Array<ArrayBuffer>[]> {
+    return (await this.complete(prompts, options)).map(({ tokens }) => tokens);
+  }
+
+  /** As `generate`, with the reason for each end and, when asked for, log-probabilities. */
+  async complete(
+    prompts: readonly Int32Array[],
+    options: GenerateOptions = {},
+  ): Promise<Completion[]> {
     if (this.#released) throw new StateError("generate: the decoder was released.");
     checkSampling(options);
-    const { maxNewTokens = 64, stopIds = [], seed = 0 } = options;
+    const { maxNewTokens = 64, stopIds = [], seed = 0, logprobs, memory, signal } = options;
     const { maxPositions, vocabSize } = this.#model.sizes;
     if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
       throw new OptionError(`maxNewTokens must be a whole number from 1, got ${maxNewTokens}.`);
+    }
+    if (
+      logprobs !== undefined &&
+      !(Number.isInteger(logprobs) && logprobs >= 0 && logprobs <= 20)
+    ) {
+      throw new OptionError(`logprobs must be a whole number from 0 to 20, got ${logprobs}.`);
+    }
+    if (memory && prompts.length !== 1) {
+      throw new OptionError(`generate: a memory is for one prompt, got ${prompts.length}.`);
     }
     const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
     prompts.forEach((prompt, i) => {
@@ -92,35 +167,70 @@ export class Decoder {
       { length: rows },
       (_, i) => prompts[Math.min(i, prompts.length - 1)]!,
     );
-    const cache = new KvCache(this.#model.sizes, rows, longest + Math.min(maxNewTokens, 32));
-    let logits = await this.#prefill(padded, cache);
+    const room = longest + Math.min(maxNewTokens, 32);
+    const slots = readSlots(this.#bank, options.slots, prompts.length);
+    const cache =
+      memory?.open(
+        this.#ownerOf(slots?.[0]),
+        prompts[0]!,
+        () => new KvCache(this.#model.sizes, rows, room),
+      ) ?? new KvCache(this.#model.sizes, rows, room);
+    if (slots) this.#slots.set(cache, new SlotsOfRows(this.#bank!, slots, rows));
+    cache.reserve(room);
     const made: number[][] = prompts.map(() => []);
+    const chosen: ChosenLogprob[][] = prompts.map(() => []);
+    const reasons: (FinishReason | undefined)[] = prompts.map(() => undefined);
     const stop = new Set(stopIds);
     const rngs = prompts.map((_, i) => new Rng(seed).fold("sample", i));
-    const isDone = prompts.map(() => false);
-    while (true) {
-      const next = new Int32Array(rows);
-      const all = logits.data as Float32Array;
-      for (let row = 0; row < prompts.length; row++) {
-        if (isDone[row]) continue;
-        const own = all.subarray(row * vocabSize, (row + 1) * vocabSize);
-        const token = sample(own, options, rngs[row]!);
-        if (stop.has(token)) {
-          isDone[row] = true;
-          continue;
+    const histories = prompts.map((prompt) => new TokenHistory(prompt));
+    try {
+      let logits = await this.#read(padded, cache);
+      while (!signal?.aborted) {
+        const next = new Int32Array(rows);
+        const all = logits.data as Float32Array;
+        for (let row = 0; row < prompts.length; row++) {
+          if (reasons[row]) continue;
+          const own = all.subarray(row * vocabSize, (row + 1) * vocabSize);
+          const token = sample(own, options, rngs[row]!, histories[row]);
+          if (stop.has(token)) {
+            reasons[row] = "stop";
+            continue;
+          }
+          made[row]!.push(token);
+          histories[row]!.add(token);
+          if (logprobs !== undefined) chosen[row]!.push(logprobsOf(own, token, logprobs));
+          options.onToken?.(row, token);
+          next[row] = token;
+          if (options.isEnd?.(row, token)) reasons[row] = "stop";
+          else if (
+            made[row]!.length >= maxNewTokens ||
+            prompts[row]!.length + made[row]!.length >= maxPositions
+          ) {
+            reasons[row] = "length";
+          }
         }
-        made[row]!.push(token);
-        options.onToken?.(row, token);
-        next[row] = token;
-        isDone[row] =
-          made[row]!.length >= maxNewTokens ||
-          prompts[row]!.length + made[row]!.length >= maxPositions;
+        if (reasons.every(Boolean) || signal?.aborted) break;
+        if (prompts.length === 1) next[1] = next[0]!;
+        logits = await this.#next(next, cache);
       }
-      if (isDone.every(Boolean) || options.signal?.aborted) break;
-      if (prompts.length === 1) next[1] = next[0]!;
-      logits = await this.#next(next, cache);
+    } finally {
+      memory?.close([...prompts[0]!, ...made[0]!]);
     }
-    return made.map((tokens) => Int32Array.from(tokens));
+    return made.map((tokens, row) => ({
+      tokens: Int32Array.from(tokens),
+      finishReason: reasons[row] ?? "aborted",
+      ...(logprobs !== undefined && { logprobs: chosen[row]! }),
+    }));
+  }
+
+  /** Reads prompts, or what they add to what the cache holds; logits after each one's last token. */
+  #read(prompts: readonly Int32Array[], cache: KvCache): Promise<Tensor> {
+    const held = cache.lengths[0]!;
+    if (held === 0) return this.#prefill(prompts, cache);
+    return this.#extend(
+      prompts.map((prompt) => prompt.subarray(held)),
+      cache,
+    );
   }
 
   /** Reads prompts into the cache; logits after each one's last token, (rows, V). */
@@ -134,8 +244,7 @@ export class Decoder {
     });
     const last = Int32Array.from(prompts, (prompt, row) => row * length + prompt.length - 1);
     const executable = await this.#prefillFor(length);
-    const [logits, ...kv] = await executable.run([
-      ...this.#weights(true),
+    const [logits, ...kv] = await this.#run(executable, cache, true, [
       new Tensor("int32", [rows, length], ids),
       new Tensor("int32", [rows], last),
     ]);
@@ -143,6 +252,37 @@ export class Decoder {
       pairs(kv),
       prompts.map((prompt) => prompt.length),
     );
+    return logits!;
+  }
+
+  /** More tokens for every row, as many for each, at least one; logits (rows, V). */
+  async #extend(added: readonly Int32Array[], cache: KvCache): Promise<Tensor> {
+    const rows = added.length;
+    const count = added[0]!.length;
+    const { maxPositions } = this.#model.sizes;
+    const length = Math.min(maxPositions, bucket(count));
+    const limit = maxPositions - 1;
+    const held = cache.lengths[0]!;
+    const ids = new Int32Array(rows * length);
+    const positions = new Int32Array(rows * length);
+    for (let row = 0; row < rows; row++) {
+      ids.set(added[row]!, row * length);
+      for (let t = 0; t < length; t++) positions[row * length + t] = Math.min(held + t, limit);
+    }
+    cache.reserve(held + count);
+    const executable = await this.#extendFor(length);
+    const [logits, ...kv] = await this.#run(executable, cache, true, [
+      new Tensor("int32", [rows, length], ids),
+      new Tensor("int32", [rows, length], positions),
+      ...cache.layers.flatMap(({ keys, values }) => [keys, values]),
+      cache.mask,
+      new Tensor(
+        "int32",
+        [rows],
+        Int32Array.from(added, (_, row) => row * length + count - 1),
+      ),
+    ]);
+    cache.append(pairs(kv), new Int32Array(rows).fill(count));
     return logits!;
   }
 
@@ -156,8 +296,7 @@ export class Decoder {
     cache.reserve(length + 1);
     this.#step ??= this.#loadStep();
     const executable = await this.#step;
-    const [logits, ...kv] = await executable.run([
-      ...this.#weights(!this.#prepack),
+    const [logits, ...kv] = await this.#run(executable, cache, !this.#prepack, [
       new Tensor("int32", [rows, 1], tokens),
       new Tensor("int32", [rows, 1], positions),
       ...cache.layers.flatMap(({ keys, values }) => [keys, values]),
@@ -167,15 +306,41 @@ export class Decoder {
     return logits!;
   }
 
-  #weights(withBase: boolean): Tensor[] {
-    return [
-      ...Object.values(this.#adapter?.params ?? {}),
-      ...(withBase ? Object.values(this.#params) : []),
-    ];
+  /** Runs a program on the adapter's numbers, the base weights if it takes them, and more. */
+  async #run(
+    executable: Executable,
+    cache: KvCache,
+    withBase: boolean,
+    inputs: readonly Tensor[],
+  ): Promise<Tensor[]> {
+    if (withBase) this.#base ??= place(this.#params, this.#backend.device);
+    const base = withBase ? Object.values((await this.#base)!) : [];
+    const own = Object.values(this.#adapter?.params ?? this.#slots.get(cache)?.inputs() ?? {});
+    return (await runAnywhere(executable, [...own, ...base, ...inputs])) as Tensor[];
   }
 
   #context(own: ValueRecord, base: ValueRecord): ReturnType<LanguageModel["context"]> {
-    return this.#model.context(base, {}, this.#adapter?.adapter.context(own));
+    const options = this.#bank
+      ? this.#bank.context(own, own[slotsName]!)
+      : this.#adapter?.adapter.context(own);
+    return this.#model.context(base, {}, { ...this.#form?.(base), ...options });
+  }
+
+  /** Shapes of what comes before the base weights: an adapter's numbers, or a bank's and the slots. */
+  #ownSpecs(): Readonly<Record<string, Spec>> {
+    if (!this.#bank) return this.#adapter?.params ?? {};
+    return { ...this.#bank.params, [slotsName]: spec(["rows"], "int32") };
+  }
+
+  #ownerOf(slot: number | undefined): object {
+    if (slot === undefined || !this.#bank) return this;
+    const content = this.#bank.contentOf(slot);
+    let owner = this.#owners.get(content);
+    if (!owner) {
+      owner = {};
+      this.#owners.set(content, owner);
+    }
+    return owner;
   }
 
   #prefillFor(length: number): Promise<Executable> {
@@ -186,12 +351,7 @@ export class Decoder {
           const result = this.#model.forward(this.#context(own, base), ids, { rows });
           return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
         }) as never,
-        [
-          this.#adapter?.params ?? {},
-          this.#params,
-          spec(["rows", length], "int32"),
-          spec(["rows"], "int32"),
-        ],
+        [this.#ownSpecs(), this.#params, spec(["rows", length], "int32"), spec(["rows"], "int32")],
       );
       loaded = this.#backend.load(traced.program);
       this.#prefills.set(length, loaded);
@@ -199,9 +359,47 @@ export class Decoder {
     return loaded;
   }
 
-  #loadStep(): Promise<Executable> {
+  #extendFor(length: number): Promise<Executable> {
+    let loaded = this.#extends.get(length);
+    if (!loaded) {
+      const traced = trace(
+        ((
+          own: ValueRecord,
+          base: ValueRecord,
+          ids: Value,
+          positions: Value,
+          layers: readonly LayerPast[],
+          mask: Value,
+          rows: Value,
+        ) => {
+          const past = { layers, mask };
+          const options = { positions, past, rows };
+          const result = this.#model.forward(this.#context(own, base), ids, options);
+          return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
+        }) as never,
+        [
+          this.#ownSpecs(),
+          this.#params,
+          spec(["rows", length], "int32"),
+          spec(["rows", length], "int32"),
+          this.#pastSpecs(),
+          spec(["rows", 1, 1, "past"]),
+          spec(["rows"], "int32"),
+        ],
+      );
+      loaded = this.#backend.load(traced.program);
+      this.#extends.set(length, loaded);
+    }
+    return loaded;
+  }
+
+  #pastSpecs(): { readonly keys: Spec; readonly values: Spec }[] {
     const { nLayers, nKvHeads, headDim } = this.#model.sizes;
     const kv = spec(["rows", nKvHeads, "past", headDim]);
+    return Array.from({ length: nLayers }, () => ({ keys: kv, values: kv }));
+  }
+
+  #loadStep(): Promise<Executable> {
     const traced = trace(
       ((
         own: ValueRecord,
@@ -218,11 +416,11 @@ export class Decoder {
         return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
       }) as never,
       [
-        this.#adapter?.params ?? {},
+        this.#ownSpecs(),
         this.#params,
         spec(["rows", 1], "int32"),
         spec(["rows", 1], "int32"),
-        Array.from({ length: nLayers }, () => ({ keys: kv, values: kv })),
+        this.#pastSpecs(),
         spec(["rows", 1, 1, "past"]),
       ],
     );
@@ -234,9 +432,14 @@ export class Decoder {
 
   async release(): Promise<void> {
     this.#released = true;
-    for (const loaded of this.#prefills.values()) await (await loaded).release();
+    const programs = [...this.#prefills.values(), ...this.#extends.values()];
+    for (const loaded of programs) await (await loaded).release();
     if (this.#step) await (await this.#step).release();
+    // What failed to be placed holds nothing.
+    if (this.#base) releaseAll(Object.values(await this.#base.catch(() => ({}))));
+    this.#base = undefined;
     this.#prefills.clear();
+    this.#extends.clear();
     this.#step = undefined;
   }
 }

@@ -107,6 +107,15 @@ describe("answerAll", () => {
     await decoder.release();
   });
 
+  it("ends an answer at the tokens that are said", async () => {
+    const decoder = reciting(text);
+    const [e] = tokenizer.encode("e");
+    const pair = { prompt: "xxx", completion: "d" };
+    const [answer] = await answerAll(decoder, tokenizer, [pair], { stopIds: [e!] });
+    expect(answer).toMatchObject({ answer: "d", isExact: true });
+    await decoder.release();
+  });
+
   it("has no answers to no prompts", async () => {
     const decoder = reciting(text);
     expect(await answerAll(decoder, tokenizer, [])).toEqual([]);

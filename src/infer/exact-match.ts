@@ -1,4 +1,4 @@
-import { applyTemplate, defaultTemplate } from "../data/examples.ts";
+import { type Question, questionOf } from "../data/encode.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { Decoder } from "./decoder.ts";
 
@@ -10,45 +10,56 @@ export interface Answer {
 }
 
 export interface ExactMatchOptions {
+  /** How the prompt of a pair stands before its completion. */
   readonly template?: string;
   /** Rows decoded together; default 50. */
   readonly batchSize?: number;
   /** Default: the longest expected completion in tokens, and 8 more. */
   readonly maxNewTokens?: number;
+  /** Tokens that end an answer; default: the tokenizer's end of text. */
+  readonly stopIds?: readonly number[];
   readonly onProgress?: (done: number) => void;
+  /** Ends it; the answers so far are returned. */
+  readonly signal?: AbortSignal;
 }
 
-/** Greedy completions of prompts, and whether each is the expected one letter for letter. */
+type Pair = { readonly prompt: string; readonly completion: string };
+
+/** Greedy answers to questions, and whether each is the expected one letter for letter. */
 export async function answerAll(
   decoder: Decoder,
   tokenizer: Tokenizer,
-  pairs: readonly { readonly prompt: string; readonly completion: string }[],
+  questions: readonly (Question | Pair)[],
   options: ExactMatchOptions = {},
 ): Promise<Answer[]> {
-  const { template = defaultTemplate, batchSize = 50 } = options;
-  const prompts = pairs.map(({ prompt }) => tokenizer.encode(applyTemplate(template, prompt)));
+  const { template, batchSize = 50, signal } = options;
+  const how = template === undefined ? {} : { template };
+  const asked = questions.map((item) =>
+    "ids" in item ? item : questionOf({ kind: "pair", ...item }, tokenizer, how)!,
+  );
   const maxNewTokens =
     options.maxNewTokens ??
-    8 + Math.max(...pairs.map(({ completion }) => tokenizer.encode(completion).length));
-  const order = pairs.map((_, i) => i);
-  order.sort((a, b) => prompts[a]!.length - prompts[b]!.length);
-  const answers: Answer[] = new Array<Answer>(pairs.length);
-  for (let start = 0; start < order.length; start += batchSize) {
+    8 + Math.max(...asked.map(({ expected }) => tokenizer.encode(expected).length));
+  const order = asked.map((_, i) => i);
+  order.sort((a, b) => asked[a]!.ids.length - asked[b]!.ids.length);
+  const answers: Answer[] = [];
+  for (let start = 0; start < order.length && !signal?.aborted; start += batchSize) {
     const chosen = order.slice(start, start + batchSize);
     const made = await decoder.generate(
-      chosen.map((i) => prompts[i]!),
+      chosen.map((i) => asked[i]!.ids),
       {
         maxNewTokens,
-        stopIds: tokenizer.eosId === undefined ? [] : [tokenizer.eosId],
+        stopIds: options.stopIds ?? (tokenizer.eosId === undefined ? [] : [tokenizer.eosId]),
+        ...(signal && { signal }),
       },
     );
+    if (signal?.aborted) break;
     chosen.forEach((i, row) => {
-      const { prompt, completion } = pairs[i]!;
+      const { prompt, expected } = asked[i]!;
       const answer = tokenizer.decode(made[row]!, { skipSpecial: true });
-      const isExact = answer.trim() === completion.trim();
-      answers[i] = { prompt, expected: completion, answer, isExact };
+      answers[i] = { prompt, expected, answer, isExact: answer.trim() === expected.trim() };
     });
     options.onProgress?.(start + chosen.length);
   }
-  return answers;
+  return answers.filter((answer) => answer !== undefined);
 }

@@ -1,7 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { OptionError } from "../errors.ts";
+import { fixture, type RawTensor } from "../../test/support/fixture.ts";
+import { OptionError, StateError } from "../errors.ts";
 import { Rng } from "../tensor/rng.ts";
-import { argMaxOf, checkSampling, type SampleOptions, sample } from "./sample.ts";
+import {
+  argMaxOf,
+  checkSampling,
+  choiceOf,
+  logprobsOf,
+  type SampleOptions,
+  sample,
+  TokenHistory,
+} from "./sample.ts";
 
 /** Token 1 is the likeliest, then 3, 0, 2. */
 const probabilities = [0.2, 0.4, 0.1, 0.3];
@@ -94,6 +103,120 @@ describe("sample", () => {
   });
 });
 
+describe("choiceOf", () => {
+  const recorded = fixture<{
+    prompt: readonly number[];
+    cases: readonly {
+      options: Readonly<Record<string, number>>;
+      logits: RawTensor;
+      probabilities: RawTensor;
+    }[];
+  }>("sampling");
+  const camel = (name: string): string =>
+    name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+
+  it.each(recorded.cases)("leaves what transformers leaves at $options", (one) => {
+    const options = Object.fromEntries(
+      Object.entries(one.options).map(([name, value]) => [camel(name), value]),
+    );
+    const history = new TokenHistory(recorded.prompt);
+    const { ids, probabilities } = choiceOf(one.logits.data, options, history);
+    const expected = one.probabilities.data;
+    expect([...ids]).toEqual([...expected.keys()].filter((id) => expected[id]! > 0));
+    // Their sums are in float32, ours in float64.
+    ids.forEach((id, i) => {
+      expect(Math.abs(probabilities[i]! - expected[id]!)).toBeLessThan(1e-6);
+    });
+  });
+
+  it("gives the same with filters that let everything through as without", () => {
+    const rng = new Rng(3);
+    const many = rng.normals(1000, 2);
+    const all = { temperature: 1, topK: 1000, topP: 1, minP: 0, typicalP: 1 };
+    expect(choiceOf(many, all)).toEqual(choiceOf(many, { temperature: 1 }));
+    const draw = (options: SampleOptions): number[] => {
+      const own = new Rng(9);
+      return Array.from({ length: 50 }, () => sample(many, options, own));
+    };
+    expect(draw(all)).toEqual(draw({ temperature: 1 }));
+  });
+
+  it("keeps ties at the border of typical, and breaks those of top-p by id", () => {
+    // Equal tokens: each is as near to the entropy as the others.
+    expect([...choiceOf([1, 1, 1, 1], { typicalP: 0.5 }).ids]).toEqual([0, 1, 2, 3]);
+    expect([...choiceOf([1, 1, 1, 1], { topP: 0.5 }).ids]).toEqual([0, 1]);
+  });
+
+  it("can leave the likeliest token out, as typical sampling is meant to", () => {
+    // Entropy 1.639: -log p is 0.916 for the first token and 2.120 for the five others, distances 0.722
+    // and 0.482, so the others come first.
+    const p = [0.4, 0.12, 0.12, 0.12, 0.12, 0.12];
+    expect([...choiceOf(p.map(Math.log), { typicalP: 0.3 }).ids]).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  it("refuses logits that are not numbers", () => {
+    const sentence =
+      "sample: the logits hold NaN or nothing above -∞ — the model's weights may be broken.";
+    expect(() => choiceOf([0, Number.NaN, 1], {})).toThrow(new StateError(sentence));
+    expect(() => choiceOf([-Infinity, -Infinity], {})).toThrow(new StateError(sentence));
+  });
+});
+
+describe("penalties", () => {
+  const made = (...tokens: number[]): TokenHistory => {
+    const history = new TokenHistory([0]);
+    for (const token of tokens) history.add(token);
+    return history;
+  };
+  const rng = new Rng(0);
+  const greedy = (from: number[], options: SampleOptions, history?: TokenHistory): number =>
+    sample(from, options, rng, history);
+
+  it("of repetition divide positive logits and multiply negative ones, of prompt and made", () => {
+    // 3 / 2 = 1.5 < 2; 2 is not seen.
+    expect(greedy([3, 2], { repetitionPenalty: 2 }, made())).toBe(1);
+    expect(greedy([3, 2], { repetitionPenalty: 1.4 }, made())).toBe(0);
+    // -1 · 2 = -2 < -1.5
+    expect(greedy([-9, -1, -1.5], { repetitionPenalty: 2 }, made(1))).toBe(2);
+  });
+
+  it("of presence and frequency count made tokens alone, not the prompt's", () => {
+    expect(greedy([3, 2.5], { presencePenalty: 2 }, made())).toBe(0);
+    // Made twice: 3 - 0.2 - 2 · 0.2 = 2.4 < 2.5; made once: 3 - 0.4 = 2.6.
+    const options = { presencePenalty: 0.2, frequencyPenalty: 0.2 };
+    expect(greedy([3, 2.5], options, made(0, 0))).toBe(1);
+    expect(greedy([3, 2.5], options, made(0))).toBe(0);
+    // Below 0 they encourage.
+    expect(greedy([3, 2.5], { frequencyPenalty: -0.3 }, made(1, 1))).toBe(1);
+  });
+
+  it("come after each other: repetition, then presence", () => {
+    // 4 / 2 - 1 = 1 > 0.9; (4 - 1) / 2 = 1.5 > 1.2 would be the other order.
+    const options = { temperature: 1, repetitionPenalty: 2, presencePenalty: 1 };
+    const { probabilities } = choiceOf([4, 0], options, made(0));
+    expect(probabilities[0]! / probabilities[1]!).toBeCloseTo(Math.E, 10);
+  });
+
+  it("leave the logits as they were", () => {
+    const own = Float32Array.of(1, 2);
+    sample(own, { repetitionPenalty: 3, presencePenalty: 2 }, rng, made(0, 1));
+    expect([...own]).toEqual([1, 2]);
+  });
+});
+
+describe("logprobsOf", () => {
+  it("gives the chosen token's and those of the likeliest, in falling order", () => {
+    const { token, logprob, top } = logprobsOf([...logits, -40, -40], 2, 3);
+    expect([token, Math.exp(logprob)]).toEqual([2, expect.closeTo(0.1, 6)]);
+    expect(top.map(({ token: id }) => id)).toEqual([1, 3, 0]);
+    expect(top.map((one) => Math.exp(one.logprob))).toEqual(
+      [0.4, 0.3, 0.2].map((p) => expect.closeTo(p, 6)),
+    );
+    expect(logprobsOf(logits, 0, 0).top).toEqual([]);
+    expect(logprobsOf([2, 2, 2], 1, 2).top.map((one) => one.token)).toEqual([0, 1]);
+  });
+});
+
 describe("argMaxOf", () => {
   it("gives the first of the largest", () => {
     expect(argMaxOf([-3, -1, -1])).toBe(1);
@@ -112,6 +235,10 @@ describe("checkSampling", () => {
     [{ topP: 1.01 }, "topP must be in (0, 1], got 1.01."],
     [{ minP: 1 }, "minP must be in [0, 1), got 1."],
     [{ minP: -0.5 }, "minP must be in [0, 1), got -0.5."],
+    [{ typicalP: 0 }, "typicalP must be in (0, 1], got 0."],
+    [{ repetitionPenalty: 0 }, "repetitionPenalty must be in (0, 100], got 0."],
+    [{ presencePenalty: 2.1 }, "presencePenalty must be in [-2, 2], got 2.1."],
+    [{ frequencyPenalty: -3 }, "frequencyPenalty must be in [-2, 2], got -3."],
   ])("refuses %j", (options, sentence) => {
     expect(() => checkSampling(options)).toThrow(new OptionError(sentence));
   });

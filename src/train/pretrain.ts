@@ -74,6 +74,7 @@ export interface PretrainResult {
 
 /**
  * Trains all parameters; the data of a step depends on the seed and the step alone.
+ * @throws OptionError when the held-out text has fewer than two tokens.
  * @throws StateError when the loss is not a number.
  */
 export async function pretrain(
@@ -84,6 +85,7 @@ export async function pretrain(
   options: PretrainOptions,
 ): Promise<PretrainResult> {
   const { steps, batchSize, seqLen, seed, learningRate = 1.5e-3, weightDecay = 0.1 } = options;
+  checkHeldOut(heldOut);
   const warmup = options.warmupSteps ?? Math.ceil(steps / 50);
   const params = options.params ?? model.init(new Rng(seed).fold("init")).params;
   const decayed = decayGroups(params, { weightDecay }, (decay) =>
@@ -175,6 +177,13 @@ function fullBatch(
   };
 }
 
+function checkHeldOut({ length }: Int32Array): void {
+  if (length >= 2) return;
+  throw new OptionError(
+    `pretrain: the held-out text has ${length} tokens — it needs 2 or more, as the first is not predicted.`,
+  );
+}
+
 /**
  * Mean -log p over a text cut into windows; the last, partial one carries weight where it has text.
  * @throws OptionError when the text has fewer than two tokens.
@@ -185,11 +194,7 @@ export async function meanNll(
   batchSize: number,
   seqLen: number,
 ): Promise<number> {
-  if (tokens.length < 2) {
-    throw new OptionError(
-      `pretrain: the held-out text has ${tokens.length} tokens — it needs 2 or more, as the first is not predicted.`,
-    );
-  }
+  checkHeldOut(tokens);
   let loss = 0;
   let weight = 0;
   const stride = batchSize * seqLen;

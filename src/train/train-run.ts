@@ -196,13 +196,15 @@ export function lossChart(run: { readonly metrics: readonly Metrics[] }): string
     run.metrics.flatMap((line): [number, number][] =>
       line[name] === undefined ? [] : [[line.step, line[name]]],
     );
-  const heldOut = points("heldOutLoss");
+  const [losses, heldOut] = [points("loss"), points("heldOutLoss")];
+  // A line over about a fifteenth of all steps.
+  const smooth = 1 - 1 / Math.max(3, losses.length / 15);
   return lineChart({
     title: "Loss",
     xLabel: "step",
     yLabel: "loss per token",
     series: [
-      { name: "training", points: points("loss"), smooth: 0.9 },
+      { name: "training", points: losses, smooth },
       ...(heldOut.length > 0 ? [{ name: "held out", points: heldOut }] : []),
     ],
   });
