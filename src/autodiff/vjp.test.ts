@@ -5,6 +5,9 @@ import {
   randomTensor,
   type Tested,
 } from "../../test/support/gradient.ts";
+import { imageSamples } from "../../test/support/operators/image.ts";
+import { recurrenceSamples } from "../../test/support/operators/recurrence.ts";
+import { inputsOf, type Sample } from "../../test/support/operators/samples.ts";
 import { trace } from "../backend/compile.ts";
 import {
   binaryOps,
@@ -135,6 +138,17 @@ const of = (values: number[], shape?: StaticShape): Tensor => Tensor.from(values
 const ints = (values: number[], shape?: StaticShape): Tensor => Tensor.from(values, shape, "int32");
 
 const row = (at: string, fn: Tested, ...inputs: Tensor[]): Row => ({ at, fn, inputs });
+
+/** Rows of samples that the backends are tested with too. */
+const sampled = <O extends string>(
+  samples: Readonly<Record<O, readonly Sample[]>>,
+): Record<O, Row[]> =>
+  Object.fromEntries(
+    Object.entries<readonly Sample[]>(samples).map(([op, list]) => [
+      op,
+      list.map((one) => row(one.at, one.fn, ...inputsOf(one, "float64"))),
+    ]),
+  ) as Record<O, Row[]>;
 
 type Make = (...shape: number[]) => Tensor;
 
@@ -824,6 +838,8 @@ const table: Record<OpName, readonly Row[]> = {
       normal(3, 4),
     ),
   ],
+  ...sampled(imageSamples),
+  ...sampled(recurrenceSamples),
 };
 
 describe("the instruction set", () => {

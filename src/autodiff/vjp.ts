@@ -3,8 +3,8 @@
  * graph operators, so that derivatives of derivatives exist.
  */
 import { UnsupportedError } from "../errors.ts";
-import type { AttrsOf, ConvAttrs, OpName } from "../ir/attrs.ts";
-import { emitScan, scan } from "../ir/control.ts";
+import type { AttrsOf, OpName } from "../ir/attrs.ts";
+import { scan } from "../ir/control.ts";
 import {
   add,
   and,
@@ -27,38 +27,27 @@ import {
   where,
 } from "../ir/elementwise.ts";
 import { emit } from "../ir/emit.ts";
-import { expandNode, geluCubic, geluScale, isFused } from "../ir/expand.ts";
-import { Graph, graphFor, type Node, type Value } from "../ir/graph.ts";
+import { isFused } from "../ir/expand.ts";
+import type { Value } from "../ir/graph.ts";
 import { gather, gatherElements, scatterElements, scatterNd } from "../ir/indexing.ts";
 import { concat, expand, flip, pad, reshape, slice, transpose, unsqueeze } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
-import { cumSum, mean, sum } from "../ir/reduce.ts";
-import { alias, inline } from "../ir/rewrite.ts";
+import { cumSum, sum } from "../ir/reduce.ts";
 import { type Shape, sizeOf, toStatic } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-
-export interface VjpContext<O extends OpName> {
-  readonly node: Node<O>;
-  readonly attrs: AttrsOf[O];
-  readonly inputs: readonly Value[];
-  readonly outputs: readonly Value[];
-  /** One per output; `undefined` where nothing depends on it. */
-  readonly cotangents: readonly (Value | undefined)[];
-  /** Whether anyone wants the cotangent of an input. */
-  readonly needs: (input: number) => boolean;
-  /** Differentiates what a rule built itself. */
-  readonly backward: Backward;
-}
-
-/** Cotangents of `wrt` from those of `outputs`; `undefined` where nothing depends on one. */
-export type Backward = (
-  outputs: readonly Value[],
-  cotangents: readonly Value[],
-  wrt: readonly Value[],
-) => (Value | undefined)[];
-
-type Cotangents = readonly (Value | undefined)[];
-type Rule<O extends OpName> = (context: VjpContext<O>) => Cotangents;
+import { convInputGradient, convWeightGradient, convWindows } from "./conv.ts";
+import {
+  type Cotangents,
+  type Rule,
+  throughExpansion,
+  type VjpContext,
+  zerosLike,
+} from "./rule.ts";
+import { fusedRules } from "./rules-fused.ts";
+import { batchNormRule, gridSampleRule, groupNormRule, resizeRule } from "./rules-image.ts";
+import { gruRule, lstmRule } from "./rules-recurrent.ts";
+import { scanRule } from "./rules-scan.ts";
+import { recurrenceRule, selectiveScanRule, ssdRule } from "./rules-state-space.ts";
 
 /** Sums a cotangent over the axes along which an operand of this shape was repeated. */
 function unbroadcast(ct: Value, shape: Shape): Value {
@@ -111,10 +100,6 @@ function unreduce(value: Value, axes: readonly number[], rank: number): Value {
   let next = 0;
   for (let i = 0; i < rank; i++) shape.push(axes.includes(i) ? 1 : value.shape[next++]!);
   return reshape(value, shape);
-}
-
-function zerosLike(value: Value): Value {
-  return expand(value.graph.lift(0, value.dtype), value.shape);
 }
 
 const unary =
@@ -228,157 +213,6 @@ function gatherNd(x: Value, indices: Value): Value {
   return gather(reshape(x, [sizeOf(lead), ...x.shape.slice(depth)]), flat, 0);
 }
 
-function convInputGradient(ct: Value, weight: Value, x: Value, attrs: ConvAttrs): Value {
-  const spatial = attrs.strides.length;
-  const outputPadding = attrs.strides.map((stride, i) => {
-    const kernel = weight.shape[2 + i] as number;
-    const covered =
-      stride * ((ct.shape[2 + i] as number) - 1) +
-      (kernel - 1) * attrs.dilations[i]! +
-      1 -
-      attrs.pads[i]! -
-      attrs.pads[spatial + i]!;
-    return (x.shape[2 + i] as number) - covered;
-  });
-  return emit("convTranspose", [ct, weight], { ...attrs, outputPadding });
-}
-
-/**
- * Weight gradient of y = conv(x, w): a convolution of x with ct in which batch and channels change
- * places and strides change with dilations; groups move into the batch of channels.
- */
-function convWeightGradient(x: Value, ct: Value, weight: Value, attrs: ConvAttrs): Value {
-  const [n, c, ...sizes] = x.shape as number[];
-  const [, o, ...outSizes] = ct.shape as number[];
-  const { groups } = attrs;
-  const spatialAxes = sizes.map((_, i) => i + 3);
-  // (N, G, C/G, …) → (C/G, G·N, …)
-  const grouped = reshape(x, [n!, groups, c! / groups, ...sizes]);
-  const moved = transpose(grouped, [2, 1, 0, ...spatialAxes]);
-  const data = reshape(moved, [c! / groups, groups * n!, ...sizes]);
-  const kernel = transpose(ct, [1, 0, ...outSizes.map((_, i) => i + 2)]);
-  const spatial = sizes.length;
-  const kernelSizes = weight.shape.slice(2) as number[];
-  // Rows at the far edge that no window reaches would make the result larger than the kernel.
-  const excess = sizes.map((size, i) => {
-    const full = size + attrs.pads[i]! + attrs.pads[spatial + i]!;
-    const reach =
-      (outSizes[i]! - 1) * attrs.strides[i]! + (kernelSizes[i]! - 1) * attrs.dilations[i]! + 1;
-    return full - reach;
-  });
-  let trimmed = data;
-  const pads = [...attrs.pads];
-  excess.forEach((extra, i) => {
-    const fromPad = Math.min(extra, pads[spatial + i]!);
-    pads[spatial + i]! -= fromPad;
-    if (extra > fromPad) trimmed = slice(trimmed, 2 + i, 0, sizes[i]! - (extra - fromPad));
-  });
-  const gradient = emit("conv", [trimmed, kernel], {
-    strides: attrs.dilations,
-    dilations: attrs.strides,
-    pads,
-    groups,
-  });
-  // (C/G, O, …) → (O, C/G, …)
-  return reshape(transpose(gradient, [1, 0, ...sizes.map((_, i) => i + 2)]), [
-    o!,
-    c! / groups,
-    ...kernelSizes,
-  ]);
-}
-
-/**
- * Steps run backwards over the carries kept by the forward scan; each step recomputes its body and
- * differentiates it. Cotangents of captures are summed in the carry.
- */
-const scanRule: Rule<"scan"> = ({ attrs, inputs, outputs, cotangents, backward }) => {
-  const { body, nCarry, nXs, length, reverse } = attrs;
-  const nYs = attrs.outputs.length - nCarry;
-  const graph = graphFor("scan", [...inputs, ...outputs]);
-  const isFloat = (value: Value): boolean => value.dtype.startsWith("float");
-  const carries = inputs.slice(0, nCarry);
-  const slices = inputs.slice(nCarry, nCarry + nXs);
-  const captures = inputs.slice(nCarry + nXs);
-  const history = outputs.slice(nCarry + nYs);
-  const inner = new Graph(graph);
-  const like = (value: Value, name: string, sliced: boolean): Value =>
-    inner.input(name, {
-      shape: sliced ? value.shape.slice(1) : value.shape,
-      dtype: value.dtype,
-    });
-  const activeCarries = carries.flatMap((v, i) => (isFloat(v) ? [i] : []));
-  const activeSlices = slices.flatMap((v, i) => (isFloat(v) ? [i] : []));
-  const activeCaptures = captures.flatMap((v, i) => (isFloat(v) ? [i] : []));
-  const activeYs = Array.from({ length: nYs }, (_, i) => i).filter(
-    (i) => cotangents[nCarry + i] !== undefined,
-  );
-  // Inner inputs in scan order: carries (cotangents of carries and captures), then slices.
-  const ctCarryIn = activeCarries.map((i) => like(carries[i]!, `ctCarry${i}`, false));
-  const ctCaptureIn = activeCaptures.map((i) => like(captures[i]!, `ctCapture${i}`, false));
-  const historyIn = history.map((value, i) => like(value, `carry${i}`, true));
-  const sliceIn = slices.map((value, i) => like(value, `x${i}`, true));
-  const ctYsIn = activeYs.map((i) => like(cotangents[nCarry + i]!, `ctY${i}`, true));
-  // Someone else may have used the kept carries (a derivative of this derivative).
-  const activeHistory = activeCarries.filter((i) => cotangents[nCarry + nYs + i] !== undefined);
-  const ctHistory = activeHistory.map((i) => cotangents[nCarry + nYs + i]!);
-  const ctHistoryIn = ctHistory.map((value, i) => like(value, `ctHistory${i}`, true));
-  const results = inner.trace(() => {
-    const capturesIn = captures.map(alias);
-    const stepInputs = [...historyIn, ...sliceIn, ...capturesIn];
-    const stepOutputs = inline(body, attrs.outputs, stepInputs, inner);
-    const wrt = [
-      ...activeCarries.map((i) => historyIn[i]!),
-      ...activeSlices.map((i) => sliceIn[i]!),
-      ...activeCaptures.map((i) => capturesIn[i]!),
-    ];
-    const pairs: [Value, Value][] = [
-      ...activeCarries.map((i, k): [Value, Value] => [stepOutputs[i]!, ctCarryIn[k]!]),
-      ...activeYs.map((i, k): [Value, Value] => [stepOutputs[nCarry + i]!, ctYsIn[k]!]),
-    ];
-    const cts = backward(
-      pairs.map((pair) => pair[0]),
-      pairs.map((pair) => pair[1]),
-      wrt,
-    ).map((ct, i) => ct ?? zerosLike(wrt[i]!));
-    const ctCarries = cts.slice(0, activeCarries.length).map((ct, k) => {
-      const at = activeHistory.indexOf(activeCarries[k]!);
-      return at < 0 ? ct : add(ct, ctHistoryIn[at]!);
-    });
-    const ctSlices = cts.slice(activeCarries.length, activeCarries.length + activeSlices.length);
-    const ctCaptures = cts
-      .slice(activeCarries.length + activeSlices.length)
-      .map((ct, i) => add(ctCaptureIn[i]!, ct));
-    return [...ctCarries, ...ctCaptures, ...ctSlices];
-  });
-  const initial = [
-    ...activeCarries.map((i) => cotangents[i] ?? zerosLike(carries[i]!)),
-    ...activeCaptures.map((i) => zerosLike(captures[i]!)),
-  ];
-  const ctYs = activeYs.map((i) => cotangents[nCarry + i]!);
-  const xs = [...history, ...slices, ...ctYs, ...ctHistory];
-  const made = emitScan(
-    graph,
-    [...initial, ...xs],
-    inner,
-    results.map((value) => inner.lift(value)),
-    initial.length,
-    xs.length,
-    length,
-    !reverse,
-  );
-  const result: (Value | undefined)[] = inputs.map(() => undefined);
-  activeCarries.forEach((i, k) => {
-    result[i] = made[k]!;
-  });
-  activeCaptures.forEach((i, k) => {
-    result[nCarry + nXs + i] = made[activeCarries.length + k]!;
-  });
-  activeSlices.forEach((i, k) => {
-    result[nCarry + i] = made[initial.length + k]!;
-  });
-  return result;
-};
-
 const rules: { readonly [O in OpName]?: Rule<O> } = {
   neg: unary((ct) => neg(ct)),
   abs: unary((ct, x) => mul(ct, sign(x))),
@@ -391,7 +225,8 @@ const rules: { readonly [O in OpName]?: Rule<O> } = {
   erf: unary((ct, x) => mul(ct, mul(exp(neg(square(x))), 2 / Math.sqrt(Math.PI)))),
   sigmoid: unary((ct, _, y) => mul(ct, mul(y, sub(1, y)))),
   reciprocal: unary((ct, _, y) => neg(mul(ct, square(y)))),
-  relu: unary((ct, x) => mul(ct, cast(less(0, x), ct.dtype))),
+  // From the result, so that the input need not be kept.
+  relu: unary((ct, _, y) => mul(ct, cast(less(0, y), ct.dtype))),
   softplus: unary((ct, x) => mul(ct, sigmoid(x))),
   add: binary(
     (ct) => ct,
@@ -524,13 +359,8 @@ const rules: { readonly [O in OpName]?: Rule<O> } = {
   convTranspose: ({ cotangents: [ct], inputs: [x, weight], attrs, needs }) => {
     const { strides, pads, dilations, groups } = attrs;
     const same = { strides, pads, dilations, groups };
-    // Output padding adds columns at the end that see fewer windows: a plain conv reads over them.
-    const direct = (): Value => {
-      const y = emit("conv", [ct!, weight!], same);
-      return x!.shape.reduce<Value>((v, dim, i) => (i < 2 ? v : slice(v, i, 0, dim as number)), y);
-    };
     return [
-      needs(0) ? direct() : undefined,
+      needs(0) ? convWindows(ct!, weight!, x!, same) : undefined,
       needs(1) ? convWeightGradient(ct!, x!, weight!, same) : undefined,
     ];
   },
@@ -542,91 +372,18 @@ const rules: { readonly [O in OpName]?: Rule<O> } = {
   },
   scan: scanRule,
   call: ({ inputs, outputs, cotangents, attrs }) => attrs.vjp(inputs, outputs, cotangents),
-  softmax: ({ cotangents: [ct], outputs: [y], attrs: { axis } }) => [
-    mul(y!, sub(ct!, sum(mul(ct!, y!), axis, { keepDims: true }))),
-  ],
-  logSoftmax: ({ cotangents: [ct], outputs: [y], attrs: { axis } }) => [
-    sub(ct!, mul(exp(y!), sum(ct!, axis, { keepDims: true }))),
-  ],
-  gelu: ({ cotangents: [ct], inputs: [x], outputs: [y], attrs }) => {
-    if (attrs.approximate === "none") {
-      // Φ(x) + x φ(x); Φ is y / x only away from 0, so it is formed anew.
-      const density = mul(exp(mul(square(x!), -0.5)), 1 / Math.sqrt(2 * Math.PI));
-      const phi = add(mul(emit("erf", [mul(x!, Math.SQRT1_2)], {}), 0.5), 0.5);
-      return [mul(ct!, add(phi, mul(x!, density)))];
-    }
-    // y = x s, s = σ(x (c + c a x²)): y' = s + (y - y s)(c + 3 c a x²)
-    const squared = square(x!);
-    const s = sigmoid(mul(x!, add(mul(squared, geluScale * geluCubic), geluScale)));
-    const slope = add(mul(squared, 3 * geluScale * geluCubic), geluScale);
-    return [mul(ct!, add(s, mul(sub(y!, mul(y!, s)), slope)))];
-  },
-  silu: ({ cotangents: [ct], inputs: [x], outputs: [y] }) => {
-    // y = x s: y' = s + y (1 - s) = s + y - y s
-    const s = sigmoid(x!);
-    return [mul(ct!, add(s, sub(y!, mul(y!, s))))];
-  },
-  layerNorm: (context) => {
-    const { cotangents, inputs, outputs, needs } = context;
-    if (cotangents[1] || cotangents[2]) return throughExpansion(context);
-    const [x, weight] = inputs;
-    const [, center, inverse] = outputs;
-    const ct = cotangents[0]!;
-    const z = mul(sub(x!, center!), inverse!);
-    const lead = Array.from({ length: x!.rank - 1 }, (_, i) => i);
-    const g = mul(ct, weight!);
-    const keep = { keepDims: true };
-    return [
-      needs(0)
-        ? mul(inverse!, sub(sub(g, mul(z, mean(mul(g, z), -1, keep))), mean(g, -1, keep)))
-        : undefined,
-      needs(1) ? sum(mul(ct, z), lead) : undefined,
-      needs(2) ? sum(ct, lead) : undefined,
-    ];
-  },
-  rmsNorm: (context) => {
-    const { cotangents, inputs, outputs, needs } = context;
-    if (cotangents[1]) return throughExpansion(context);
-    const [x, weight] = inputs;
-    const ct = cotangents[0]!;
-    const z = mul(x!, outputs[1]!);
-    const lead = Array.from({ length: x!.rank - 1 }, (_, i) => i);
-    const g = mul(ct, weight!);
-    return [
-      needs(0)
-        ? mul(outputs[1]!, sub(g, mul(z, mean(mul(g, z), -1, { keepDims: true }))))
-        : undefined,
-      needs(1) ? sum(mul(ct, z), lead) : undefined,
-    ];
-  },
-  crossEntropy: (context) => {
-    const { cotangents, inputs, outputs, attrs } = context;
-    if (cotangents[1]) return throughExpansion(context);
-    const targets = inputs[1]!;
-    const kept = cast(equal(targets, attrs.ignoreIndex), cotangents[0]!.dtype);
-    const row = unsqueeze(mul(cotangents[0]!, sub(1, kept)), 1);
-    const safe = where(equal(targets, attrs.ignoreIndex), 0, targets);
-    // row · (softmax - one-hot)
-    const soft = mul(exp(outputs[1]!), row);
-    return [scatterElements(soft, unsqueeze(safe, 1), neg(row), 1, "add"), undefined];
-  },
-  quantizedLinear: ({ cotangents: [ct], inputs: [, packed, scales], attrs }) => [
-    dot(ct!, emit("dequantize", [packed!, scales!], attrs)),
-  ],
+  ...fusedRules,
+  groupNorm: groupNormRule,
+  batchNorm: batchNormRule,
+  resize: resizeRule,
+  gridSample: gridSampleRule,
+  lstm: lstmRule,
+  gru: gruRule,
+  linearRecurrence: recurrenceRule,
+  selectiveScan: selectiveScanRule,
+  selectiveScanGradient: throughExpansion,
+  ssd: ssdRule,
 };
-
-/** Differentiates what a fused operator stands for. */
-function throughExpansion(context: VjpContext<OpName>): Cotangents {
-  const { node, inputs, cotangents, backward } = context;
-  const stands = inputs.map(alias);
-  const expanded = expandNode(node.op, stands, node.attrs);
-  const used = cotangents.flatMap((ct, i) => (ct ? [i] : []));
-  return backward(
-    used.map((i) => expanded[i]!),
-    used.map((i) => cotangents[i]!),
-    stands,
-  );
-}
 
 /** Operators through which no derivative passes. */
 const flat: ReadonlySet<OpName> = new Set<OpName>([

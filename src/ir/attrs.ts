@@ -77,6 +77,19 @@ export interface CallAttrs {
   ) => readonly (Value | undefined)[];
 }
 
+/** How the spatial axes of an image are resampled: one size and one step per axis. */
+export interface ResizeAttrs {
+  readonly mode: "nearest" | "linear" | "cubic";
+  readonly sizes: readonly number[];
+  /** Distance between neighbours of the result, in pixels of the input. */
+  readonly steps: readonly number[];
+}
+
+export interface ChunkAttrs {
+  /** Steps between states that are kept for the backward pass. */
+  readonly chunk: number;
+}
+
 export interface QuantizedAttrs {
   /** Bits of a weight: 4 (two to a byte, low half first) or 8; the stored number less 8 or 128 is multiplied by the scale. */
   readonly bits: 4 | 8;
@@ -138,6 +151,18 @@ export type AttrsOf = {
     avgPool: PoolAttrs & { readonly countIncludePad: boolean };
     dequantize: QuantizedAttrs;
     quantizedLinear: QuantizedAttrs;
+    groupNorm: { readonly groups: number; readonly epsilon: number };
+    /** In training the statistics are the batch's, and given; else they are inputs. */
+    batchNorm: { readonly epsilon: number; readonly training: boolean };
+    resize: ResizeAttrs;
+    gridSample: { readonly alignCorners: boolean };
+    lstm: None;
+    gru: None;
+    /** From the last step to the first where `reverse`. */
+    linearRecurrence: { readonly reverse: boolean };
+    selectiveScan: ChunkAttrs;
+    selectiveScanGradient: ChunkAttrs;
+    ssd: ChunkAttrs;
   };
 
 export type OpName = keyof AttrsOf;

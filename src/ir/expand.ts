@@ -27,9 +27,28 @@ import type { Value } from "./graph.ts";
 import { gatherElements } from "./indexing.ts";
 import { pad, reshape, squeeze, stack, unsqueeze } from "./layout.ts";
 import { dot } from "./linear.ts";
+import { expandBatchNorm, expandGroupNorm } from "./norm.ts";
+import { expandRecurrence, type RecurrenceForm } from "./recurrence.ts";
+import { expandGru, expandLstm } from "./recurrent.ts";
 import { max, mean, sum } from "./reduce.ts";
+import { expandGridSample, expandResize } from "./resample.ts";
+import { expandSelectiveScan, expandSelectiveScanGradient } from "./selective-scan.ts";
+import { blockedSelectiveScan, blockedSelectiveScanGradient } from "./selective-scan-blocked.ts";
+import { expandSsd } from "./ssd.ts";
 
-type Expand<O extends OpName> = (inputs: readonly Value[], attrs: AttrsOf[O]) => readonly Value[];
+/** The forms in which a target wants what has more than one. */
+export interface Forms {
+  readonly recurrence: RecurrenceForm;
+}
+
+/** What the reference backend runs. */
+export const plainForms: Forms = { recurrence: "scan" };
+
+type Expand<O extends OpName> = (
+  inputs: readonly Value[],
+  attrs: AttrsOf[O],
+  forms: Forms,
+) => readonly Value[];
 
 const keep = { keepDims: true } as const;
 
@@ -94,7 +113,28 @@ const table: { readonly [O in OpName]?: Expand<O> } = {
   quantizedLinear: ([x, packed, scales], attrs) => [
     dot(x!, emit("dequantize", [packed!, scales!], attrs), { transB: true }),
   ],
+  groupNorm: expandGroupNorm,
+  batchNorm: expandBatchNorm,
+  resize: expandResize,
+  gridSample: expandGridSample,
+  lstm: expandLstm,
+  gru: expandGru,
+  linearRecurrence: (inputs, attrs, forms) => expandRecurrence(inputs, attrs, forms.recurrence),
+  selectiveScan: (inputs, attrs, forms) =>
+    isBlocked(inputs, forms)
+      ? blockedSelectiveScan(inputs, attrs)
+      : expandSelectiveScan(inputs, attrs),
+  selectiveScanGradient: (inputs, attrs, forms) =>
+    isBlocked(inputs, forms)
+      ? blockedSelectiveScanGradient(inputs, attrs)
+      : expandSelectiveScanGradient(inputs, attrs),
+  ssd: expandSsd,
 };
+
+/** Sequences of no steps have no blocks. */
+function isBlocked([x]: readonly Value[], forms: Forms): boolean {
+  return forms.recurrence === "blocked" && x!.shape[1] !== 0;
+}
 
 /** Sum over each window: every position of the kernel as a strided slice. */
 function windowSum(x: Value, { kernel, strides, pads }: PoolAttrs): Value {
@@ -145,7 +185,8 @@ export function expandNode(
   op: OpName,
   inputs: readonly Value[],
   attrs: AttrsOf[OpName],
+  forms: Forms = plainForms,
 ): readonly Value[] {
   const expand = table[op] as Expand<OpName>;
-  return expand(inputs, attrs);
+  return expand(inputs, attrs, forms);
 }

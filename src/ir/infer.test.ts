@@ -10,7 +10,12 @@ import { Graph, type Value } from "./graph.ts";
 import { gather, gatherElements, scatterElements, scatterNd } from "./indexing.ts";
 import { chunk, concat, expand, pad, reshape, slice, split, squeeze, transpose } from "./layout.ts";
 import { asRows, avgPool, conv, convTranspose, dot, matmul, maxPool } from "./linear.ts";
+import { batchNorm, groupNorm } from "./norm.ts";
+import { linearRecurrence } from "./recurrence.ts";
+import { gru, lstm } from "./recurrent.ts";
 import { argMax, cumSum, mean, sum, topK } from "./reduce.ts";
+import { gridSample } from "./resample.ts";
+import { selectiveScan } from "./selective-scan.ts";
 
 const graph = new Graph();
 let count = 0;
@@ -230,5 +235,60 @@ describe("shapes", () => {
       () => [],
     );
     expect(both(x(2, 3)).map((v) => v.shape)).toEqual([[], [2, 3]]);
+  });
+
+  it("must fit in norms over channels, and in resampling", () => {
+    refused(ShapeError, [
+      [() => groupNorm(x(2, 6, 3), 4), "groupNorm: groups must divide 6 channels, got 4."],
+      [
+        () => groupNorm(of(["rows", 6, 3]), 2),
+        'groupNorm: size "rows" must be known here — compile for one size.',
+      ],
+      [
+        () => batchNorm(x(2, 3), { weight: x(2), bias: x(3) }),
+        "batchNorm: per channel: shapes differ, (2,) and (3,).",
+      ],
+      [() => batchNorm(x(3)), "batchNorm: needs x (N, C, spatial…), got (3,)."],
+      [
+        () => emit("resize", [x(1, 2, 3)], { mode: "linear", sizes: [2, 2], steps: [1, 1] }),
+        "resize: needs x (N, C, 2 spatial axes), got (1, 2, 3).",
+      ],
+    ]);
+    refused(DtypeError, [
+      [
+        () => gridSample(x(1, 1, 2, 2), of([1, 2, 2, 2], "float64")),
+        "gridSample: types differ, float32 and float64 — cast one.",
+      ],
+    ]);
+  });
+
+  it("must fit in recurrences", () => {
+    const sequence = { x: x(2, 7, 3), delta: x(2, 7, 3), a: x(3, 2), b: x(2, 7, 2), c: x(2, 7, 2) };
+    const initial = x(2, 3, 2);
+    refused(ShapeError, [
+      [
+        () => lstm(x(5, 2, 8), x(8, 3), x(2, 2), x(2, 2)),
+        "lstm: needs z (T, B, 4H), weight (4H, H) and h0 (B, H), got (5, 2, 8), (8, 3), (2, 2).",
+      ],
+      [() => gru(x(5, 2, 6), x(6, 2), x(2, 2), x(2)), "gru: bias: shapes differ, (2,) and (6,)."],
+      [
+        () => linearRecurrence(x(3, 2), x(3, 2), { initial: x(3) }),
+        "linearRecurrence: initial: shapes differ, (3,) and (2,).",
+      ],
+      [
+        () => selectiveScan({ ...sequence, initial: x(2, 2, 3) }, 4),
+        "selectiveScan: initial: shapes differ, (2, 2, 3) and (2, 3, 2).",
+      ],
+      [
+        () => selectiveScan({ ...sequence, initial }, 0),
+        "selectiveScan: chunk must be a whole number from 1, got 0.",
+      ],
+    ]);
+    refused(DtypeError, [
+      [
+        () => selectiveScan({ ...sequence, initial, resets: int(2, 7) }, 4),
+        "selectiveScan: resets: needs bool, got int32 — cast it.",
+      ],
+    ]);
   });
 });

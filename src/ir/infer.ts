@@ -33,6 +33,7 @@ import {
   type Spec,
   type Value,
 } from "./graph.ts";
+import { fusedTable } from "./infer-fused.ts";
 
 const computeTypes: readonly Dtype[] = ["float32", "float64", "int32"];
 
@@ -413,33 +414,6 @@ const table: { readonly [O in OpName]?: Infer<O> } = {
     ];
   },
   call: (_, { outputs }) => [...outputs],
-  softmax: same("softmax", needFloat) as Infer<"softmax">,
-  logSoftmax: same("logSoftmax", needFloat) as Infer<"logSoftmax">,
-  gelu: same("gelu", needFloat) as Infer<"gelu">,
-  silu: same("silu", needFloat) as Infer<"silu">,
-  layerNorm: ([x, weight, bias]) => {
-    needFloat("layerNorm", x!);
-    needRank("layerNorm", weight!, 1);
-    needSameShape("layerNorm: weight", weight!, { shape: x!.shape.slice(-1), dtype: x!.dtype });
-    needSameShape("layerNorm: bias", bias!, weight!);
-    const row = { shape: [...x!.shape.slice(0, -1), 1], dtype: x!.dtype };
-    return [x!, row, row];
-  },
-  rmsNorm: ([x, weight]) => {
-    needFloat("rmsNorm", x!);
-    needSameShape("rmsNorm: weight", weight!, { shape: x!.shape.slice(-1), dtype: x!.dtype });
-    return [x!, { shape: [...x!.shape.slice(0, -1), 1], dtype: x!.dtype }];
-  },
-  crossEntropy: ([logits, targets]) => {
-    needFloat("crossEntropy", logits!);
-    needDtype("crossEntropy", targets!, "int32");
-    needRank("crossEntropy: logits", logits!, 2);
-    needSameShape("crossEntropy: targets", targets!, {
-      shape: logits!.shape.slice(0, 1),
-      dtype: "int32",
-    });
-    return [{ shape: logits!.shape.slice(0, 1), dtype: logits!.dtype }, logits!];
-  },
   avgPool: ([x], { kernel, strides, pads }) => {
     needFloat("avgPool", x!);
     checkSpatial("avgPool", x!, [kernel, strides]);
@@ -453,21 +427,7 @@ const table: { readonly [O in OpName]?: Infer<O> } = {
     );
     return [{ shape: [x!.shape[0]!, x!.shape[1]!, ...spatial], dtype: x!.dtype }];
   },
-  dequantize: (inputs, attrs) => {
-    checkQuantized("dequantize", inputs, attrs);
-    return [{ shape: [attrs.outFeatures, attrs.inFeatures], dtype: "float32" }];
-  },
-  quantizedLinear: ([x, ...weight], attrs) => {
-    needDtype("quantizedLinear", x!, "float32");
-    needRank("quantizedLinear", x!, 2);
-    checkQuantized("quantizedLinear", weight, attrs);
-    if (x!.shape[1] !== attrs.inFeatures) {
-      throw new ShapeError(
-        `quantizedLinear: input ${showShape(x!.shape)} must have ${attrs.inFeatures} features.`,
-      );
-    }
-    return [{ shape: [x!.shape[0]!, attrs.outFeatures], dtype: "float32" }];
-  },
+  ...fusedTable,
 };
 
 function checkElements(where: string, x: Spec, indices: Spec, axis: number): void {
@@ -479,25 +439,6 @@ function checkElements(where: string, x: Spec, indices: Spec, axis: number): voi
       `${where}: indices ${showShape(indices.shape)} must equal ${showShape(x.shape)} outside axis ${axis}.`,
     );
   }
-}
-
-/** Inputs: packed (out, blocks, bytes) uint8, scales (out, blocks) float32. */
-function checkQuantized(
-  where: string,
-  inputs: readonly Spec[],
-  attrs: AttrsOf["dequantize"],
-): void {
-  const blocks = attrs.inFeatures / attrs.blockSize;
-  if (!Number.isInteger(blocks)) {
-    throw new ShapeError(
-      `${where}: ${attrs.inFeatures} input features are not a multiple of the block size ${attrs.blockSize}.`,
-    );
-  }
-  const bytes = (attrs.blockSize * attrs.bits) / 8;
-  const grid = [attrs.outFeatures, blocks];
-  needSameShape(where, inputs[0]!, { shape: [...grid, bytes], dtype: "uint8" });
-  needDtype(where, inputs[0]!, "uint8");
-  needSameShape(where, inputs[1]!, { shape: grid, dtype: "float32" });
 }
 
 const families: Record<string, Infer<OpName>> = {};

@@ -1,6 +1,6 @@
 import { sameShape } from "../tensor/shape.ts";
 import type { AttrsOf } from "./attrs.ts";
-import { expandNode, isFused } from "./expand.ts";
+import { expandNode, type Forms, isFused, plainForms } from "./expand.ts";
 import { Graph, graphFor, type Node, Value } from "./graph.ts";
 
 /** The nodes that outputs depend on, in order. */
@@ -76,13 +76,14 @@ export function inlineCall(node: Node, inputs: readonly Value[], to: Graph, rule
 
 /**
  * The same outputs in a new graph in which calls are opened, fused operators that the target lacks
- * are expanded, and nothing unused remains but what an expansion gives beside the outputs in use
+ * are expanded in the forms it wants, and nothing unused remains but what an expansion gives beside the outputs in use
  * (`reachable` leaves it out). Inputs keep their order and names.
  */
 export function legalize(
   graph: Graph,
   outputs: readonly Value[],
   isNative: (op: Node) => boolean,
+  forms: Forms = plainForms,
 ): { graph: Graph; outputs: Value[] } {
   const result = new Graph(graph.parent ? new Graph() : undefined);
   const rule: Rule = (node, inputs) => {
@@ -91,7 +92,7 @@ export function legalize(
     if (isFused(node.op) && !isNative(node)) {
       const inner = new Graph();
       const stands = inputs.map((input, i) => inner.input(`i${i}`, input));
-      const expanded = inner.trace(() => expandNode(node.op, stands, node.attrs));
+      const expanded = inner.trace(() => expandNode(node.op, stands, node.attrs, forms));
       return inline(inner, expanded, inputs, result, (n, ins) => {
         result.region = node.region;
         return isFused(n.op) && !isNative(n) ? rule({ ...n, region: node.region }, ins) : undefined;

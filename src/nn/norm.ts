@@ -1,10 +1,9 @@
 /** Normalisation: over features, over groups of channels, over the batch. */
 import { OptionError, ShapeError } from "../errors.ts";
-import { add, mul, rsqrt, square, stopGradient, sub } from "../ir/elementwise.ts";
+import { add, mul, stopGradient } from "../ir/elementwise.ts";
 import { layerNorm, rmsNorm } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
-import { expand, reshape } from "../ir/layout.ts";
-import { mean } from "../ir/reduce.ts";
+import { type Affine, batchNorm, batchNormWith, groupNorm } from "../ir/norm.ts";
 import { showShape, sizeOf, toStatic } from "../tensor/shape.ts";
 import { ones, zeros } from "./init.ts";
 import { type Context, Module, type Slot } from "./module.ts";
@@ -43,9 +42,9 @@ export class RmsNorm extends Module {
   }
 }
 
-/** One number per channel beside (N, C, spatial…). */
-function perChannel(numbers: Value, rank: number): Value {
-  return reshape(numbers, [1, -1, ...new Array<number>(rank - 2).fill(1)]);
+/** The scale and shift of a layer that has them. */
+function affineOf(context: Context, weight?: Slot, bias?: Slot): Affine | undefined {
+  return weight && bias && { weight: context.get(weight), bias: context.get(bias) };
 }
 
 function needChannels(where: string, x: Value, channels: number): void {
@@ -89,14 +88,9 @@ export class GroupNorm extends Module {
 
   forward(context: Context, x: Value): Value {
     needChannels("groupNorm", x, this.channels);
-    const [n, ...rest] = toStatic(x.shape, "groupNorm");
-    const size = sizeOf(rest) / this.groups;
-    const fill = (value: number): Value => expand(x.graph.lift(value, x.dtype), [size]);
-    const rows = reshape(x, [n! * this.groups, size]);
-    const y = reshape(layerNorm(rows, fill(1), fill(0), this.epsilon), x.shape);
-    if (!this.weight || !this.bias) return y;
-    const scaled = mul(y, perChannel(context.get(this.weight), x.rank));
-    return add(scaled, perChannel(context.get(this.bias), x.rank));
+    toStatic(x.shape, "groupNorm");
+    const affine = affineOf(context, this.weight, this.bias);
+    return groupNorm(x, this.groups, affine, this.epsilon);
   }
 }
 
@@ -150,27 +144,23 @@ abstract class BatchNorm extends Module {
         `batchNorm: needs ${this.#ranks.join(" or ")} dimensions, got ${showShape(x.shape)}.`,
       );
     }
+    const affine = affineOf(context, this.weight, this.bias);
     if (!context.training) {
-      const center = context.get(this.runningMean);
-      const inverse = rsqrt(add(context.get(this.runningVar), this.epsilon));
-      const scale = this.weight ? mul(inverse, context.get(this.weight)) : inverse;
-      const moved = mul(sub(x, perChannel(center, x.rank)), perChannel(scale, x.rank));
-      return this.bias ? add(moved, perChannel(context.get(this.bias), x.rank)) : moved;
+      const running = {
+        mean: context.get(this.runningMean),
+        variance: context.get(this.runningVar),
+      };
+      return batchNormWith(x, running, affine, this.epsilon);
     }
-    const axes = x.shape.flatMap((_, i) => (i === 1 ? [] : [i]));
     const count = sizeOf(toStatic(x.shape, "batchNorm")) / this.channels;
     if (count < 2) {
       throw new ShapeError(
         `batchNorm: training needs more than one number per channel, got ${showShape(x.shape)} — use a larger batch.`,
       );
     }
-    const center = mean(x, axes, { keepDims: true });
-    const moved = sub(x, center);
-    const spread = mean(square(moved), axes, { keepDims: true });
-    this.#update(context, center, mul(spread, count / (count - 1)));
-    let y = mul(moved, rsqrt(add(spread, this.epsilon)));
-    if (this.weight) y = mul(y, perChannel(context.get(this.weight), x.rank));
-    return this.bias ? add(y, perChannel(context.get(this.bias), x.rank)) : y;
+    const { y, mean, variance } = batchNorm(x, affine, this.epsilon);
+    this.#update(context, mean, mul(variance, count / (count - 1)));
+    return y;
   }
 
   /** The running variance takes the unbiased one, as in PyTorch. */
@@ -179,7 +169,7 @@ abstract class BatchNorm extends Module {
       [this.runningMean, center],
       [this.runningVar, unbiased],
     ] as const) {
-      const fresh = stopGradient(reshape(batch, [this.channels]));
+      const fresh = stopGradient(batch);
       const kept = mul(context.get(slot), 1 - this.momentum);
       context.set(slot, add(kept, mul(fresh, this.momentum)));
     }

@@ -13,7 +13,6 @@ import {
   tensorOf,
   tensorsOf,
 } from "../../test/support/fixture.ts";
-import { checkGradient, checkSecond, randomTensor } from "../../test/support/gradient.ts";
 import { tolerance } from "../../test/support/tolerance.ts";
 import { evaluate } from "../backend/compile.ts";
 import type { Value } from "../ir/graph.ts";
@@ -24,7 +23,7 @@ import { Embedding } from "./embedding.ts";
 import { Linear } from "./linear.ts";
 import { crossEntropy } from "./losses.ts";
 import { type Context, Module, type ValueRecord } from "./module.ts";
-import { Gru, Lstm, type LstmResult, lstmSteps } from "./recurrent.ts";
+import { Gru, Lstm, type LstmResult } from "./recurrent.ts";
 
 interface LstmRecord extends TrainingRecord {
   readonly lastHidden: RawTensor;
@@ -126,32 +125,6 @@ describe("Lstm", () => {
     expect(() => new Lstm(3, 4, { nLayers: 0 })).toThrow(
       "nLayers must be a whole number from 1, got 0.",
     );
-  });
-});
-
-describe("lstmSteps", () => {
-  const rng = new Rng(3);
-  const inputs = [
-    randomTensor(rng, [3, 2, 8]),
-    randomTensor(rng, [8, 2]),
-    randomTensor(rng, [2, 2]),
-    randomTensor(rng, [2, 2]),
-  ];
-  const all = (z: Value, weight: Value, h: Value, c: Value): Value[] => {
-    const run = lstmSteps(z, weight, h, c);
-    return [run.outputs, run.hidden, run.cell];
-  };
-
-  test("has the gradient of its formula in all inputs", async () => {
-    await checkGradient((z, w, h, c) => all(z!, w!, h!, c!), inputs);
-  });
-
-  test("has a second derivative", async () => {
-    await checkSecond((z, w, h, c) => all(z!, w!, h!, c!), inputs);
-  });
-
-  test("has a gradient when only the last cell is used", async () => {
-    await checkGradient((z, w, h, c) => lstmSteps(z!, w!, h!, c!).cell, inputs);
   });
 });
 

@@ -15,21 +15,20 @@
  *
  *   W → weight_ih_l0, R → weight_hh_l0, b → bias_ih_l0, s → bias_hh_l0
  *
- * The products with x of all steps are one; only R h is in the loop. The LSTM has a derivative of its
- * own: the loop keeps gates and cells, the backward loop only carries the cotangents of h and c and
- * gives those of z, from which R's gradient is one product over all steps.
+ * The products with x of all steps are one; only R h is in the loop, which is an operator of the graph
+ * (`ir/recurrent.ts`).
  */
-import { backward } from "../autodiff/backward.ts";
 import { OptionError, ShapeError } from "../errors.ts";
-import { customVjp, scan } from "../ir/control.ts";
-import { add, mul, sigmoid, square, sub, tanh } from "../ir/elementwise.ts";
+import { add } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
-import { chunk, concat, expand, reshape, slice, split, stack, transpose } from "../ir/layout.ts";
+import { expand, reshape, slice, stack, transpose } from "../ir/layout.ts";
 import { asRows, dot } from "../ir/linear.ts";
-import { alias } from "../ir/rewrite.ts";
+import { gru, lstm } from "../ir/recurrent.ts";
 import { showShape } from "../tensor/shape.ts";
 import { uniform } from "./init.ts";
 import { type Context, Module, type Slot } from "./module.ts";
+
+export { type GruRun, gru as gruSteps, type LstmRun, lstm as lstmSteps } from "../ir/recurrent.ts";
 
 export interface RecurrentOptions {
   /** Layers, each reading the one before; default 1. */
@@ -136,104 +135,13 @@ export class Lstm extends Recurrent {
       const bias =
         inputBias && hiddenBias ? add(context.get(inputBias), context.get(hiddenBias)) : undefined;
       const z = this.project(context, steps, layer, bias);
-      const run = lstmSteps(z, context.get(layer.hiddenWeight), hidden[i]!, cell[i]!);
+      const run = lstm(z, context.get(layer.hiddenWeight), hidden[i]!, cell[i]!);
       steps = run.outputs;
       hidden[i] = run.hidden;
       cell[i] = run.cell;
     });
     return { output: transpose(steps, [1, 0, 2]), hidden: stack(hidden), cell: stack(cell) };
   }
-}
-
-interface LstmRun {
-  readonly outputs: Value;
-  readonly hidden: Value;
-  readonly cell: Value;
-}
-
-/** Everything that a loop over the steps gives, in the order of the call's outputs. */
-function lstmLoop(z: Value, weight: Value, h0: Value, c0: Value): Value[] {
-  const hidden = h0.shape[1] as number;
-  const columns = transpose(weight);
-  const [[h, c], [outputs, cells, inForget, cellGate, outGate]] = scan(
-    ([hPrevious, cPrevious]: readonly [Value, Value], zt: Value) => {
-      const gates = add(zt, dot(hPrevious, columns));
-      const [zif, zg, zo] = split(gates, [2 * hidden, hidden, hidden]);
-      const [both, g, o] = [sigmoid(zif!), tanh(zg!), sigmoid(zo!)];
-      const [i, f] = chunk(both, 2);
-      const cNext = add(mul(f!, cPrevious), mul(i!, g));
-      const hNext = mul(o, tanh(cNext));
-      return [[hNext, cNext] as const, [hNext, cNext, both, g, o] as const] as const;
-    },
-    [h0, c0] as const,
-    z,
-  );
-  return [outputs, h, c, cells, inForget, cellGate, outGate];
-}
-
-/**
- * The recurrent part of an LSTM.
- * @param z W x + b of all steps, (T, B, 4H)
- * @param weight R, (4H, H)
- * @param h0 (B, H)
- * @param c0 (B, H)
- * @returns outputs (T, B, H), and h and c after the last step
- */
-export function lstmSteps(z: Value, weight: Value, h0: Value, c0: Value): LstmRun {
-  const [outputs, hidden, cell] = customVjp(lstmLoop, lstmBackward, "lstm")(z, weight, h0, c0);
-  return { outputs: outputs!, hidden: hidden!, cell: cell! };
-}
-
-/** The states before each step: (T, B, H). */
-function previous(states: Value, first: Value): Value {
-  const length = states.shape[0] as number;
-  return concat([reshape(first, [1, ...first.shape]), slice(states, 0, 0, length - 1)]);
-}
-
-function lstmBackward(
-  inputs: readonly Value[],
-  outputs: readonly Value[],
-  cotangents: readonly (Value | undefined)[],
-): readonly (Value | undefined)[] {
-  // Cotangents of what is only kept come from a derivative of this derivative.
-  if (cotangents.slice(3).some((ct) => ct !== undefined)) {
-    const stands = inputs.map(alias);
-    const again = lstmLoop(stands[0]!, stands[1]!, stands[2]!, stands[3]!);
-    const used = cotangents.flatMap((ct, i) => (ct ? [i] : []));
-    return backward(
-      used.map((i) => again[i]!),
-      used.map((i) => cotangents[i]!),
-      stands,
-    );
-  }
-  const [z, weight, h0, c0] = inputs as [Value, Value, Value, Value];
-  const [states, , , cells, inForget, cellGate, outGate] = outputs as Value[];
-  const zeros = (like: Value): Value => expand(like.graph.lift(0, like.dtype), like.shape);
-  const before = previous(cells!, c0);
-  const ctOutputs = cotangents[0];
-  const kept = { before, cells: cells!, inForget: inForget!, g: cellGate!, o: outGate! };
-  const [[ctHidden, ctCell], ctZ] = scan(
-    ([dhNext, dcNext]: readonly [Value, Value], x: typeof kept & { ct?: Value }) => {
-      const { g, o } = x;
-      const [i, f] = chunk(x.inForget, 2);
-      const dh = x.ct ? add(dhNext, x.ct) : dhNext;
-      const squashed = tanh(x.cells);
-      const dho = mul(dh, o);
-      const dc = add(dcNext, mul(dho, sub(1, square(squashed))));
-      // σ' = σ (1 - σ) on i and f together
-      const slopes = mul(x.inForget, sub(1, x.inForget));
-      const dif = mul(concat([mul(dc, g), mul(dc, x.before)], -1), slopes);
-      const dg = mul(mul(dc, i!), sub(1, square(g)));
-      const dout = mul(mul(dho, squashed), sub(1, o));
-      const dz = concat([dif, dg, dout], -1);
-      return [[dot(dz, weight), mul(dc, f!)] as const, dz] as const;
-    },
-    [cotangents[1] ?? zeros(h0), cotangents[2] ?? zeros(c0)] as const,
-    { ...kept, ...(ctOutputs && { ct: ctOutputs }) },
-    { reverse: true },
-  );
-  const ctWeight = dot(asRows(ctZ), asRows(previous(states!, h0)), { transA: true });
-  return [reshape(ctZ, z.shape), ctWeight, ctHidden, ctCell];
 }
 
 export interface GruResult {
@@ -262,25 +170,10 @@ export class Gru extends Recurrent {
     this.layers.forEach((layer, i) => {
       const bias = layer.inputBias && context.get(layer.inputBias);
       const projected = this.project(context, steps, layer, bias);
-      const columns = transpose(context.get(layer.hiddenWeight));
       const hiddenBias = layer.hiddenBias && context.get(layer.hiddenBias);
-      const [last, outputs] = scan(
-        (h: Value, xt: Value) => {
-          const product = dot(h, columns);
-          const recurrent = hiddenBias ? add(product, hiddenBias) : product;
-          const sizes = [2 * this.hidden, this.hidden];
-          const [[xGates, xNew], [hGates, hNew]] = [split(xt, sizes), split(recurrent, sizes)];
-          const [r, z] = chunk(sigmoid(add(xGates!, hGates!)), 2);
-          const n = tanh(add(xNew!, mul(r!, hNew!)));
-          // (1 - z) n + z h
-          const next = add(n, mul(z!, sub(h, n)));
-          return [next, next] as const;
-        },
-        hidden[i]!,
-        projected,
-      );
-      steps = outputs;
-      hidden[i] = last;
+      const run = gru(projected, context.get(layer.hiddenWeight), hidden[i]!, hiddenBias);
+      steps = run.outputs;
+      hidden[i] = run.hidden;
     });
     return { output: transpose(steps, [1, 0, 2]), hidden: stack(hidden) };
   }

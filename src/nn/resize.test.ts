@@ -33,6 +33,25 @@ describe("resize", () => {
     allclose(y, Tensor.from([0, 1, 3, 4], [1, 1, 4]), tolerance.float32);
   });
 
+  test("cubic weighs four pixels, the edge repeated", async () => {
+    // Half way: -0.09375, 0.59375, 0.59375, -0.09375 (Keys 1981, a = -0.75)
+    const x = Tensor.from([1, 2, 4, 8], [1, 1, 4]);
+    const y = await run((v) => resize(v!, { size: 2, mode: "cubic" }), x);
+    // (1 + 2) 0.59375 - (1 + 4) 0.09375 and (4 + 8) 0.59375 - (2 + 8) 0.09375
+    allclose(y, Tensor.from([1.3125, 6.1875], [1, 1, 2]), tolerance.float32);
+  });
+
+  test("cubic equals PyTorch's bicubic", async () => {
+    // interpolate(arange(6.0).reshape(1, 1, 2, 3) ** 2, size=(3, 2), mode="bicubic")
+    const x = Tensor.from([0, 1, 4, 9, 16, 25], [1, 1, 2, 3]);
+    const y = await run((v) => resize(v!, { size: [3, 2], mode: "cubic" }), x);
+    allclose(
+      y,
+      Tensor.from([-0.759847, 1.6322428, 5.1953125, 13.28125, 11.150472, 24.9302572], [1, 1, 3, 2]),
+      tolerance.float32,
+    );
+  });
+
   test("nearest repeats pixels, and drops them", async () => {
     const x = Tensor.from([1, 2, 3], [1, 1, 3]);
     const twice = await run((v) => resize(v!, { scale: 2, mode: "nearest" }), x);

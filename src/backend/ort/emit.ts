@@ -203,7 +203,7 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
     scope.node("ScatterElements", inputs, { axis: int(axis), reduction: { string: reduction } }),
   ],
   dot: (scope, [a, b], attrs, node) => [dot(scope, a!, b!, undefined, attrs, node)],
-  conv: (scope, inputs, attrs) => [scope.node("Conv", inputs, convAttributes(attrs))],
+  conv: (scope, inputs, attrs) => [convolution(scope, inputs, attrs, false)],
   convTranspose: (scope, inputs, attrs) => [
     scope.node("ConvTranspose", inputs, {
       ...convAttributes(attrs),
@@ -280,6 +280,23 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
     return [scope.node("MatMulNBits", [x!, packed!, flat], attributes, contributed)];
   },
 };
+
+/** x, weight (, bias), then relu if wanted: WebGPU has no kernel for that. */
+export function convolution(
+  scope: Scope,
+  inputs: readonly string[],
+  attrs: AttrsOf["conv"],
+  relu: boolean,
+): string {
+  const attributes = convAttributes(attrs);
+  if (!relu) return scope.node("Conv", inputs, attributes);
+  return scope.node(
+    "FusedConv",
+    inputs,
+    { ...attributes, activation: { string: "Relu" } },
+    contributed,
+  );
+}
 
 /** alpha · a × b (+ c) for two matrices, or stacks. */
 export function dot(

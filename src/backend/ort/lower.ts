@@ -1,16 +1,16 @@
 /** From a program to an ONNX model. */
 import { UnsupportedError } from "../../errors.ts";
 import { encodeOnnx, type OnnxAttribute, type OnnxGraph, type OnnxValue } from "../../io/onnx.ts";
-import type { AttrsOf, OpName } from "../../ir/attrs.ts";
+import type { AttrsOf } from "../../ir/attrs.ts";
 import type { Graph, Node, Value } from "../../ir/graph.ts";
-import { legalize, reachable } from "../../ir/rewrite.ts";
+import { reachable } from "../../ir/rewrite.ts";
 import type { Dtype } from "../../tensor/dtype.ts";
-import { sameShape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import type { Program } from "../backend.ts";
-import { contributed, dot, emitNode, standard } from "./emit.ts";
+import { contributed, emitNode, standard } from "./emit.ts";
+import { findMerges } from "./merge.ts";
 import { constant, int, ints, Scope } from "./scope.ts";
-import { nativeRule, type OrtTarget } from "./target.ts";
+import { legalizeFor, type OrtTarget } from "./target.ts";
 
 export interface Lowered {
   readonly model: Uint8Array<ArrayBuffer>;
@@ -41,7 +41,7 @@ function scan(
   const ys = outputs.slice(nCarry).filter((_, i) => used.has(nCarry + i));
   const histories = body.inputs.slice(0, nCarry).filter((_, i) => used.has(nCarry + nYs + i));
   const wanted = [...outputs.slice(0, nCarry), ...ys, ...histories];
-  const legal = legalize(body, wanted, nativeRule(scope.target));
+  const legal = legalizeFor(scope.target, body, wanted);
   const inner = new Scope(scope.target, scope);
   const onnxInputs: OnnxValue[] = [];
   legal.graph.inputs.forEach((input, i) => {
@@ -101,21 +101,11 @@ function emitGraph(scope: Scope, graph: Graph, outputs: readonly Value[]): void 
     const used = scope.used.get(value.node) ?? new Set<number>();
     scope.used.set(value.node, used.add(value.index));
   }
-  const single = (value: Value, op: OpName): boolean =>
-    value.node.op === op && uses.get(value.key) === 1;
-  const merged = new Set<Node>();
-  const merges = new Map<Node, () => string>();
-  for (const node of nodes) {
-    if (node.op !== "add") continue;
-    const merge = mergeAdd(scope, node, single);
-    if (!merge) continue;
-    merged.add(merge.into);
-    merges.set(node, merge.emit);
-  }
+  const { merged, writers } = findMerges(scope, nodes, uses);
   for (const node of writeOrder(nodes)) {
     if (node.op === "input" || merged.has(node)) continue;
-    const merge = merges.get(node);
-    const made = merge ? [merge()] : emit(scope, node);
+    const write = writers.get(node);
+    const made = write ? [write()] : emit(scope, node);
     made.forEach((name, i) => {
       scope.names.set(`${node.id}.${i}`, name);
     });
@@ -140,56 +130,6 @@ export function writeOrder(nodes: readonly Node[]): readonly Node[] {
   const used = new Set(nodes.flatMap((node) => node.inputs.map((input) => input.node)));
   const isLeaf = (node: Node): boolean => !used.has(node) && node.op !== "input";
   return [...nodes.filter((node) => !isLeaf(node)), ...nodes.filter(isLeaf).reverse()];
-}
-
-/** add(dot, bias) is one Gemm; add(a, scatter into zeros) scatters into a. */
-function mergeAdd(
-  scope: Scope,
-  node: Node,
-  single: (value: Value, op: OpName) => boolean,
-): { into: Node; emit: () => string } | undefined {
-  for (const [at, other] of [
-    [0, 1],
-    [1, 0],
-  ] as const) {
-    const value = node.inputs[at]!;
-    const rest = node.inputs[other]!;
-    if (value.node.region !== node.region) continue;
-    if (single(value, "dot") && value.rank === 2 && rest.node !== value.node) {
-      const fits = rest.rank === 1 ? rest.shape[0] === value.shape[1] : false;
-      if (!fits || value.dtype !== "float32") continue;
-      const { inputs, attrs } = value.node as Node<"dot">;
-      return {
-        into: value.node,
-        emit: () => {
-          const [a, b] = inputs.map((input) => scope.name(input));
-          return dot(scope, a!, b!, scope.name(rest), attrs, value.node);
-        },
-      };
-    }
-    if (single(value, "scatterNd") && sameShape(value.shape, rest.shape)) {
-      const [zeros, indices, updates] = value.node.inputs;
-      const { reduction } = (value.node as Node<"scatterNd">).attrs;
-      if (reduction !== "add" || !isZero(zeros!)) continue;
-      return {
-        into: value.node,
-        emit: () => {
-          const index = scope.cast(scope.name(indices!), "int64");
-          return scope.node("ScatterND", [scope.name(rest), index, scope.name(updates!)], {
-            reduction: { string: "add" },
-          });
-        },
-      };
-    }
-  }
-  return undefined;
-}
-
-function isZero(value: Value): boolean {
-  const source = value.node.op === "expand" ? value.node.inputs[0]! : value;
-  if (source.node.op !== "constant") return false;
-  const { tensor } = source.node.attrs as AttrsOf["constant"];
-  return tensor.size === 1 && tensor.numbers()[0] === 0;
 }
 
 function someNode(graph: Graph, holds: (node: Node) => boolean): boolean {
@@ -222,7 +162,7 @@ export function lower(
   frozen: ReadonlyMap<string, Tensor> = new Map(),
   { isQuiet = false }: LowerOptions = {},
 ): Lowered {
-  const legal = legalize(program.graph, program.outputs, nativeRule(target));
+  const legal = legalizeFor(target, program.graph, program.outputs);
   const scope = new Scope(target);
   const inputs: OnnxValue[] = [];
   legal.graph.inputs.forEach((input, i) => {

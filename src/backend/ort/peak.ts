@@ -1,12 +1,12 @@
 /** How much memory a session needs, from its graph alone. */
 import { type AttrsOf, binaryOps, type OpName, unaryOps } from "../../ir/attrs.ts";
 import type { Graph, Node, Spec, Value } from "../../ir/graph.ts";
-import { legalize, reachable } from "../../ir/rewrite.ts";
+import { reachable } from "../../ir/rewrite.ts";
 import { byteSize } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type Bindings, bindDim, type Program } from "../backend.ts";
 import { writeOrder } from "./lower.ts";
-import { nativeRule, type OrtTarget } from "./target.ts";
+import { legalizeFor, type OrtTarget } from "./target.ts";
 
 export interface PeakOptions {
   readonly target?: OrtTarget;
@@ -33,7 +33,7 @@ const views: ReadonlySet<OpName> = new Set<OpName>(["reshape", "stopGradient"]);
  */
 export function peakBytes(program: Program, options: PeakOptions = {}): number {
   const { target = "cpu", sizes = new Map(), frozen = new Map() } = options;
-  const { graph, outputs } = legalize(program.graph, program.outputs, nativeRule(target));
+  const { graph, outputs } = legalizeFor(target, program.graph, program.outputs);
   let stored = 0;
   for (const tensor of frozen.values()) stored += tensor.data.byteLength;
   return stored + peakOf(graph, outputs, sizes);
