@@ -311,6 +311,8 @@ export {
   type Snapshot,
   type StepInfo,
 } from "./train/pretrain.ts";
+export { causalLm } from "./train/causal-lm.ts";
+export type { AnyObjective, Objective, ObjectiveResult, Scene } from "./train/objective.ts";
 export { type Batch, type EvalResult, type Trainee, TrainProgram } from "./train/program.ts";
 export {
   makeStepper,

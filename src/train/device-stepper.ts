@@ -16,7 +16,7 @@ import {
 } from "../backend/backend.ts";
 import { place, releaseAll } from "../backend/place.ts";
 import { StateError, UnsupportedError } from "../errors.ts";
-import type { TensorRecord } from "../nn/module.ts";
+import type { Module, TensorRecord } from "../nn/module.ts";
 import type { ParameterGroup } from "../optim/groups.ts";
 import type { StaticShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -65,7 +65,7 @@ export class DeviceStepper implements Stepper {
   #isReleased = false;
 
   private constructor(
-    trainee: Trainee,
+    trainee: Trainee<Module>,
     backend: Backend,
     device: Device,
     options: StepperOptions,
@@ -87,7 +87,7 @@ export class DeviceStepper implements Stepper {
    * does; StateError when the device has no room.
    */
   static async make(
-    trainee: Trainee,
+    trainee: Trainee<Module>,
     groups: readonly ParameterGroup[],
     backend: Backend,
     options: StepperOptions = {},

@@ -1,6 +1,8 @@
 /** What a fine-tuning will take, before its first step: memory from its graphs, time from a rehearsal. */
+
 import type { Backend } from "../backend/backend.ts";
 import type { Clock } from "../host/host.ts";
+import type { Module } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
 import { decayGroups } from "../optim/groups.ts";
 import { sizeOf } from "../tensor/shape.ts";
@@ -82,7 +84,7 @@ async function planOf(tuner: Finetuner): Promise<Plan> {
 }
 
 /** Parameters, gradients, optimiser state and what is added up, in float32. */
-function trainedBytes(trainee: Trainee, options: FinetuneOptions): number {
+function trainedBytes(trainee: Trainee<Module>, options: FinetuneOptions): number {
   const groups = decayGroups(trainee.trained, { weightDecay: 0.01 }, (weightDecay) =>
     optimizerByName(options.optimizer ?? "adamw", { weightDecay }),
   );
@@ -100,7 +102,7 @@ function trainedBytes(trainee: Trainee, options: FinetuneOptions): number {
 
 function memoryOf(
   plan: Plan,
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   backend: Backend,
   options: FinetuneOptions,
   residentBytes: number,
@@ -137,7 +139,7 @@ function memoryOf(
  * @param residentBytes what the process takes now, with model and data loaded
  */
 export async function estimateMemory(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: FinetuneOptions,
@@ -156,7 +158,7 @@ export async function estimateMemory(
  * @param residentBytes what the process takes now, with model and data loaded
  */
 export async function estimateRun(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: FinetuneOptions,

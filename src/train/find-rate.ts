@@ -5,8 +5,10 @@
  * Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, arXiv:1506.01186, section
  * 3.3; the choice by the steepest fall of the smoothed loss is fastai's.
  */
+
 import type { Backend } from "../backend/backend.ts";
 import { OptionError, StateError } from "../errors.ts";
+import type { Module } from "../nn/module.ts";
 import { type Examples, type FinetuneOptions, Finetuner } from "./finetune.ts";
 import type { Trainee } from "./program.ts";
 
@@ -44,7 +46,7 @@ const divergence = 4;
  * @throws OptionError for a range that is none, or when the loss falls nowhere.
  */
 export async function findLearningRate(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: FinetuneOptions = {},

@@ -6,13 +6,13 @@ import type { Example } from "../data/example.ts";
 import { packExamples, packedSet } from "../data/packing.ts";
 import { type ExampleSet, memorySet } from "../data/set.ts";
 import { OptionError, StateError } from "../errors.ts";
-import type { TensorRecord } from "../nn/module.ts";
+import type { Module, TensorRecord } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
 import { decayGroups } from "../optim/groups.ts";
 import { type Schedule, scheduleByName } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { makeBatch } from "./batches.ts";
+import { causalLm } from "./causal-lm.ts";
 import type { Batch, EvalResult, Trainee } from "./program.ts";
 import { TrainProgram } from "./program.ts";
 import { makeStepper, type StepPart, type Stepper, type TrainState } from "./stepper.ts";
@@ -71,10 +71,14 @@ export interface FinetuneResult {
   readonly isStopped: boolean;
 }
 
-/** Mean loss and token accuracy on examples. */
+/** Means over what carries loss. */
 export interface ExampleScore {
+  /** The objective's loss; of the next token, in nats. */
   readonly nll: number;
+  /** How often the likeliest answer is right; NaN where the objective has no such thing. */
   readonly accuracy: number;
+  /** All that the objective measures, by name. */
+  readonly metrics: Readonly<Record<string, number>>;
 }
 
 export interface ScoreOptions {
@@ -154,7 +158,7 @@ export interface FinetuneState {
 export class Finetuner {
   /** Optimiser steps in all. */
   readonly steps: number;
-  readonly #trainee: Trainee;
+  readonly #trainee: Trainee<Module>;
   readonly #set: ExampleSet;
   readonly #options: FinetuneOptions;
   readonly #stepper: Stepper;
@@ -168,7 +172,7 @@ export class Finetuner {
   #tokens = 0;
 
   private constructor(
-    trainee: Trainee,
+    trainee: Trainee<Module>,
     set: ExampleSet,
     options: FinetuneOptions,
     stepper: Stepper,
@@ -188,7 +192,7 @@ export class Finetuner {
    * @throws OptionError for settings outside their range.
    */
   static async create(
-    trainee: Trainee,
+    trainee: Trainee<Module>,
     examples: Examples,
     backend: Backend,
     options: FinetuneOptions = {},
@@ -248,10 +252,11 @@ export class Finetuner {
     const batch = this.#batchAt(step);
     const rows = await this.#data.rows.get(batch);
     const size = batchSize / accumulate;
-    const shape = { rows: size, maxLength: this.#trainee.model.sizes.maxPositions };
+    const { maxLength, objective = causalLm } = this.#trainee;
+    const shape = { rows: size, ...(maxLength !== undefined && { maxLength }) };
     return {
       parts: Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => ({
-        batch: makeBatch(rows.slice(i * size, (i + 1) * size), shape),
+        batch: objective.batch(rows.slice(i * size, (i + 1) * size), shape),
         noise: this.#rng.fold("noise", step, i * size),
       })),
       examples: batch.flatMap(this.#data.members),
@@ -342,8 +347,7 @@ export class Finetuner {
   evaluate(examples: Examples, options?: Omit<ScoreOptions, "signal">): Promise<ExampleScore>;
   evaluate(examples: Examples, options: ScoreOptions): Promise<ExampleScore | undefined>;
   evaluate(examples: Examples, options: ScoreOptions = {}): Promise<ExampleScore | undefined> {
-    const { maxPositions } = this.#trainee.model.sizes;
-    return score((batch) => this.#stepper.evaluate(batch), asSet(examples), maxPositions, options);
+    return score((batch) => this.#stepper.evaluate(batch), asSet(examples), this.#trainee, options);
   }
 
   /** Frees the engine's sessions; parameters stay readable. */
@@ -357,7 +361,7 @@ export class Finetuner {
  * @throws as `finetune`.
  */
 export async function* finetuneSteps(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: FinetuneOptions = {},
@@ -388,7 +392,7 @@ export async function* finetuneSteps(
  * @throws StateError when the loss is not a number; it names the step and the examples.
  */
 export async function finetune(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: FinetuneOptions = {},
@@ -405,19 +409,19 @@ export async function finetune(
  * a signal ended it.
  */
 export function scoreExamples(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: ScoreOptions & { readonly signal: AbortSignal },
 ): Promise<ExampleScore | undefined>;
 export function scoreExamples(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options?: Omit<ScoreOptions, "signal">,
 ): Promise<ExampleScore>;
 export async function scoreExamples(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   examples: Examples,
   backend: Backend,
   options: ScoreOptions = {},
@@ -429,7 +433,7 @@ export async function scoreExamples(
     return await score(
       (batch) => program.evaluate(batch, trained),
       asSet(examples),
-      trainee.model.sizes.maxPositions,
+      trainee,
       options,
     );
   } finally {
@@ -441,21 +445,28 @@ export async function scoreExamples(
 async function score(
   evaluate: (batch: Batch) => Promise<EvalResult>,
   set: ExampleSet,
-  maxLength: number,
+  { maxLength, objective = causalLm }: Trainee<Module>,
   { batchSize = 32, signal, onProgress }: ScoreOptions,
 ): Promise<ExampleScore | undefined> {
-  let [loss, correct, weight] = [0, 0, 0];
+  let [loss, weight] = [0, 0];
+  const sums: Record<string, number> = {};
+  const shape = { rows: batchSize, ...(maxLength !== undefined && { maxLength }) };
   const order = Uint32Array.from({ length: set.count }, (_, i) => i);
   order.sort((a, b) => set.lengths[a]! - set.lengths[b]! || a - b);
   for (let start = 0; start < order.length; start += batchSize) {
     if (signal?.aborted) return undefined;
     const chosen = await set.get(order.subarray(start, start + batchSize));
-    const result = await evaluate(makeBatch(chosen, { rows: batchSize, maxLength }));
+    const result = await evaluate(objective.batch(chosen, shape));
     loss += result.loss;
-    correct += result.correct;
+    for (const [name, value] of Object.entries(result.metrics)) {
+      sums[name] = (sums[name] ?? 0) + value;
+    }
     weight += result.weight;
     onProgress?.(start + chosen.length);
   }
   if (weight === 0) throw new OptionError("score: no token of the examples carries loss.");
-  return { nll: loss / weight, accuracy: correct / weight };
+  const metrics = Object.fromEntries(
+    Object.entries(sums).map(([name, value]) => [name, value / weight]),
+  );
+  return { nll: loss / weight, accuracy: metrics["correct"] ?? Number.NaN, metrics };
 }

@@ -1,6 +1,6 @@
 /** The training step whose parameters live in host memory: a session gives gradients, SIMD updates. */
 import type { Backend } from "../backend/backend.ts";
-import type { TensorRecord } from "../nn/module.ts";
+import type { Module, TensorRecord } from "../nn/module.ts";
 import type { ParameterGroup } from "../optim/groups.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Batch, type EvalResult, type Trainee, TrainProgram } from "./program.ts";
@@ -20,7 +20,7 @@ export class HostStepper implements Stepper {
    * @throws OptionError or DtypeError as `Updater` does.
    */
   constructor(
-    trainee: Trainee,
+    trainee: Trainee<Module>,
     groups: readonly ParameterGroup[],
     backend: Backend,
     options: StepperOptions = {},

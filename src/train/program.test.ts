@@ -161,7 +161,7 @@ describe("the loss and gradients of a batch", () => {
     ];
     expect(Math.abs(ofRows.loss / total - gathered.loss)).toBeLessThan(1e-6 * gathered.loss);
     expect(Math.abs(ofAll.loss - ofRows.loss)).toBeLessThan(1e-6 * ofRows.loss);
-    expect([ofAll.correct, ofAll.weight]).toEqual([ofRows.correct, total]);
+    expect([ofAll.metrics["correct"], ofAll.weight]).toEqual([ofRows.metrics["correct"], total]);
   });
 
   it.each([

@@ -1,4 +1,4 @@
-/** The training step of a language model as programs: loss and gradients, one per batch shape. */
+/** The training step of a model as programs: loss and gradients, one per batch shape. */
 import { gradientOf } from "../autodiff/grad.ts";
 import {
   type AnyTensor,
@@ -10,53 +10,39 @@ import {
 import { trace } from "../backend/compile.ts";
 import { SessionCache } from "../backend/ort/cache.ts";
 import { peakBytes } from "../backend/ort/peak.ts";
-import { StateError } from "../errors.ts";
-import { add, cast, div, equal, mul } from "../ir/elementwise.ts";
+import { OptionError, StateError } from "../errors.ts";
+import { add, div } from "../ir/elementwise.ts";
 import { Graph, type Value } from "../ir/graph.ts";
-import { reshape } from "../ir/layout.ts";
-import { argMax, sum } from "../ir/reduce.ts";
 import type { LanguageModel } from "../models/model.ts";
-import { crossEntropy } from "../nn/losses.ts";
-import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
+import type { ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
 import type { Rng } from "../tensor/rng.ts";
 import { type StaticShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { causalLm } from "./causal-lm.ts";
+import type { AnyObjective, Batch, ObjectiveResult, Scene } from "./objective.ts";
 
-/** Tokens and where they carry loss. */
-export interface Batch {
-  /** (B, T) int32 */
-  readonly ids: Tensor<"int32">;
-  /**
-   * Which of several examples packed into one row a token belongs to, (B, T) int32: attention stays
-   * inside an example.
-   */
-  readonly segments?: Tensor<"int32">;
-  /** Positions inside the examples, (B, T) int32; goes with `segments`. */
-  readonly positions?: Tensor<"int32">;
-  /** Rows of (B·T) that carry loss, (R,) int32; without it R = B·T. */
-  readonly rows?: Tensor<"int32">;
-  /** The next token at each of these rows, (R,) int32. */
-  readonly targets: Tensor<"int32">;
-  /** Weight of each row, (R,): 0 where there is no loss. */
-  readonly weights: Tensor<"float32">;
-}
+export type { Batch } from "./objective.ts";
 
 /** A model, what of it is trained, and how trained numbers enter its forward pass. */
-export interface Trainee {
-  readonly model: LanguageModel;
+export interface Trainee<M extends Module = LanguageModel> {
+  readonly model: M;
   readonly frozen: TensorRecord;
   readonly trained: TensorRecord;
   /** What the forward pass does with values that are not the model's own: adapters, packed weights. */
   readonly adapt?: (trained: ValueRecord, frozen: ValueRecord) => ContextOptions;
   /** Of that, what frozen weights in another form need. */
   readonly form?: (frozen: ValueRecord) => ContextOptions;
+  /** What is learnt; default: the next token, `causalLm`. */
+  readonly objective?: AnyObjective;
+  /** Positions that the model has: padding ends there. Default: no end. */
+  readonly maxLength?: number;
 }
 
 /** Tensors by path, in host memory or on the backend's device. */
 export type Weights = Readonly<Record<string, AnyTensor>>;
 
 /** A trainee whose weights may be on the backend's device; of the trained ones only shapes are read. */
-export interface PlacedTrainee extends Omit<Trainee, "frozen" | "trained"> {
+export interface PlacedTrainee extends Omit<Trainee<Module>, "frozen" | "trained"> {
   readonly frozen: Weights;
   readonly trained: Weights;
 }
@@ -69,12 +55,12 @@ export interface ProgramOptions {
 }
 
 export interface EvalResult {
-  /** Σ weight · -log p */
+  /** Σ weight · loss */
   readonly loss: number;
   /** Σ weight */
   readonly weight: number;
-  /** Σ weight where the likeliest token is the target */
-  readonly correct: number;
+  /** The objective's other sums, by name. */
+  readonly metrics: Readonly<Record<string, number>>;
 }
 
 /** Noise that a program asks for, in the order of its inputs. */
@@ -86,6 +72,8 @@ interface NoiseSite {
 interface Plan {
   readonly program: Program;
   readonly noise: readonly NoiseSite[];
+  /** Names of a judging program's outputs after the first. */
+  readonly metrics: readonly string[];
 }
 
 /** "add": the gradients are added to those of earlier parts. */
@@ -146,15 +134,18 @@ export class TrainProgram {
 
   /** The loss of a batch without training: dropout off. */
   async evaluate(batch: Batch, trained: Weights): Promise<EvalResult> {
-    const [loss, correct] = (await this.#run("eval", batch, (executable) =>
-      runAnywhere(executable, [
+    const names: string[] = [];
+    const [loss, ...sums] = (await this.#run("eval", batch, (executable, _, metrics) => {
+      names.push(...metrics);
+      return runAnywhere(executable, [
         ...Object.keys(this.#trainee.trained).map((path) => trained[path]!),
         ...Object.values(this.#trainee.frozen),
         ...batchTensors(batch),
-      ]),
-    )) as Tensor[];
+      ]);
+    })) as Tensor[];
     const weight = batch.weights.data.reduce((a, b) => a + b, 0);
-    return { loss: loss!.item(), correct: correct!.item(), weight };
+    const metrics = Object.fromEntries(names.map((name, i) => [name, sums[i]!.item()]));
+    return { loss: loss!.item(), metrics, weight };
   }
 
   /** Bytes that a training step of a batch of this shape needs beside weights, before it is loaded. */
@@ -166,7 +157,11 @@ export class TrainProgram {
   async #run<R>(
     mode: Mode,
     batch: Batch,
-    use: (executable: Executable, noise: readonly NoiseSite[]) => Promise<R>,
+    use: (
+      executable: Executable,
+      noise: readonly NoiseSite[],
+      metrics: readonly string[],
+    ) => Promise<R>,
   ): Promise<R> {
     if (this.#released) throw new StateError("train: the program was released.");
     const key = `${mode}|${Object.entries(inOrder(batch)).map(([name, { shape }]) => `${name} ${shape}`)}`;
@@ -175,41 +170,44 @@ export class TrainProgram {
       plan = this.#trace(mode, batch);
       this.#plans.set(key, plan);
     }
-    const { program, noise } = plan;
+    const { program, noise, metrics } = plan;
     const lease = await this.#cache.acquire(key, () => ({
       bytes: peakBytes(program),
       load: () => this.#backend.load(program),
     }));
     for (const other of this.#plans.keys()) if (!this.#cache.has(other)) this.#plans.delete(other);
     try {
-      return await use(lease.executable, noise);
+      return await use(lease.executable, noise, metrics);
     } finally {
       await lease.done();
     }
   }
 
   #trace(mode: Mode, batch: Batch): Plan {
-    const { model, frozen, trained } = this.#trainee;
+    const { model, frozen, trained, objective = causalLm } = this.#trainee;
     const noise: NoiseSite[] = [];
-    const forward = (
-      own: ValueRecord,
-      fixed: ValueRecord,
-      parts: BatchValues,
-    ): { logits: Value; sumOfLoss: Value } => {
+    const metrics: string[] = [];
+    const lossOf = (own: ValueRecord, fixed: ValueRecord, values: ValueRecord): ObjectiveResult => {
+      const any = values["weights"]!;
       const options: ContextOptions = {
-        ...this.#trainee.adapt?.(own, fixed),
         training: mode !== "eval",
         checkpoint: mode !== "eval" && (this.#options.checkpoint ?? false),
-        noise: (site, shape) => noiseInput(parts.ids, noise, site, shape),
+        noise: (site, shape) => noiseInput(any, noise, site, shape),
       };
-      const context = model.context({ ...fixed, ...own }, {}, options);
-      const { logits } = model.forward(context, parts.ids, {
-        ...(parts.rows && { rows: parts.rows }),
-        ...(parts.positions && { positions: parts.positions }),
-        ...(parts.segments && { mask: sameSegment(parts.segments) }),
-      });
-      const rows = crossEntropy(logits, parts.targets, { reduction: "none" });
-      return { logits, sumOfLoss: sum(mul(rows, parts.weights)) };
+      const adapted = { ...this.#trainee.adapt?.(own, fixed), ...options };
+      const scene: Scene<Module> = {
+        model,
+        context: model.context({ ...fixed, ...own }, {}, adapted),
+        reference: () => {
+          if (!this.#trainee.adapt) {
+            throw new OptionError(
+              `${objective.name}: compares with the model as it was, and here its own parameters change — train an adapter.`,
+            );
+          }
+          return model.context(fixed, {}, this.#trainee.form?.(fixed) ?? {});
+        },
+      };
+      return objective.loss(scene, values);
     };
     const parts = inOrder(batch);
     const traced =
@@ -218,11 +216,11 @@ export class TrainProgram {
             ((
               own: ValueRecord,
               fixed: ValueRecord,
-              p: BatchValues,
+              p: ValueRecord,
               total: Value,
               earlier: ValueRecord,
             ) => {
-              const loss = div(forward(own, fixed, p).sumOfLoss, total);
+              const loss = div(lossOf(own, fixed, p).sum, total);
               const gradients = Object.entries(gradientOf(loss, own));
               if (mode === "train") return [loss, gradients.map(([, gradient]) => gradient)];
               return [loss, gradients.map(([path, more]) => add(earlier[path]!, more))];
@@ -230,14 +228,14 @@ export class TrainProgram {
             [trained, frozen, parts, Tensor.scalar(0), mode === "add" ? trained : {}],
           )
         : trace(
-            ((own: ValueRecord, fixed: ValueRecord, p: BatchValues) => {
-              const { logits, sumOfLoss } = forward(own, fixed, p);
-              const hits = cast(equal(argMax(logits, 1), p.targets), "float32");
-              return [sumOfLoss, sum(mul(hits, p.weights))];
+            ((own: ValueRecord, fixed: ValueRecord, p: ValueRecord) => {
+              const result = lossOf(own, fixed, p);
+              metrics.push(...Object.keys(result.metrics ?? {}));
+              return [result.sum, ...Object.values(result.metrics ?? {})];
             }) as never,
             [trained, frozen, parts],
           );
-    return { program: traced.program, noise };
+    return { program: traced.program, noise, metrics };
   }
 
   async release(): Promise<void> {
@@ -247,19 +245,10 @@ export class TrainProgram {
   }
 }
 
-type BatchValues = { readonly [K in keyof Batch]: Value };
-
 /** The batch with its parts in one order, whoever made it. */
 function inOrder(batch: Batch): Record<string, Tensor> {
-  const { ids, segments, positions, rows, targets, weights } = batch;
-  return {
-    ids,
-    ...(segments && { segments }),
-    ...(positions && { positions }),
-    ...(rows && { rows }),
-    targets,
-    weights,
-  };
+  const entries = Object.entries(batch).filter(([, tensor]) => tensor !== undefined);
+  return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 /** The batch's tensors in the order that their names are traced. */
@@ -267,18 +256,12 @@ function batchTensors(batch: Batch): Tensor[] {
   return Object.values(inOrder(batch));
 }
 
-/** Pairs of tokens of one example: (B, T) → (B, 1, T, T) bool. */
-function sameSegment(segments: Value): Value {
-  const [batch, length] = segments.shape as [number, number];
-  return equal(reshape(segments, [batch, 1, length, 1]), reshape(segments, [batch, 1, 1, length]));
-}
-
 /** An input of the outermost graph, whatever block asks for it. */
-function noiseInput(ids: Value, known: NoiseSite[], site: string, shape: StaticShape): Value {
-  const again = ids.graph.inputs.find(
+function noiseInput(any: Value, known: NoiseSite[], site: string, shape: StaticShape): Value {
+  const again = any.graph.inputs.find(
     (input) => (input.node.attrs as { name: string }).name === noisePrefix + site,
   );
   if (again) return Graph.current!.lift(again);
   known.push({ name: site, shape });
-  return Graph.current!.lift(ids.graph.input(noisePrefix + site, { shape, dtype: "float32" }));
+  return Graph.current!.lift(any.graph.input(noisePrefix + site, { shape, dtype: "float32" }));
 }

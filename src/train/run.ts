@@ -330,7 +330,9 @@ async function takeLock(files: Files, folder: string): Promise<FileLock> {
   try {
     return await files.lock(files.join(folder, names.lock));
   } catch (error) {
-    if (!(error instanceof StateError)) throw error;
+    // The system's refusals, as of a read-only disk, have their own sentence.
+    const isHeld = error instanceof StateError && error.details["errno"] === undefined;
+    if (!isHeld) throw error;
     throw new StateError(
       `${folder}: another process trains in this folder (${error.details["pid"] ?? "unknown"}) — wait until it ends, or stop it first.`,
       { folder, ...error.details },

@@ -185,7 +185,7 @@ describe("the step on a device agrees with the step on the host", () => {
     const batch = makeBatch(examples, { rows: 4 });
     const [scored, score] = [await device.evaluate(batch), await host.evaluate(batch)];
     expect(Math.abs(scored.loss / score.loss - 1)).toBeLessThan(1e-6);
-    expect(scored.correct).toBe(score.correct);
+    expect(scored.metrics["correct"]).toBe(score.metrics["correct"]);
     await host.release();
     await device.release();
     await device.release();

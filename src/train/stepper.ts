@@ -5,7 +5,7 @@
  * (`DeviceStepper`).
  */
 import type { Backend } from "../backend/backend.ts";
-import type { TensorRecord } from "../nn/module.ts";
+import type { Module, TensorRecord } from "../nn/module.ts";
 import type { ParameterGroup } from "../optim/groups.ts";
 import type { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -64,7 +64,7 @@ export interface Stepper {
  * @throws OptionError or DtypeError as `Updater` does.
  */
 export async function makeStepper(
-  trainee: Trainee,
+  trainee: Trainee<Module>,
   groups: readonly ParameterGroup[],
   backend: Backend,
   options: StepperOptions = {},

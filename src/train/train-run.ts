@@ -1,5 +1,5 @@
 /** Trains inside a run's folder: what is logged and saved, when it ends, and how it goes on. */
-import { OptionError } from "../errors.ts";
+import { OptionError, StateError } from "../errors.ts";
 import type { Clock, Files } from "../host/host.ts";
 import { lineChart } from "../io/chart.ts";
 import { EventWriter } from "../io/tensorboard.ts";
@@ -111,9 +111,12 @@ export async function trainRun(
     events.add({ wallTime: host.clock.now() / 1000, step, scalars });
   let savedStep = known ? tuner.step : -1;
   let lastSave = host.clock.monotonic();
-  const save = async (): Promise<void> => {
+  const save = async (kept: number): Promise<void> => {
     if (savedStep === tuner.step) return;
-    await run.save(await tuner.state(), { seconds }, keep);
+    const state = await tuner.state();
+    // The next step says that its loss is no number, and on which examples.
+    if (notFinite(state.params) !== undefined) return;
+    await run.save(state, { seconds }, kept);
     savedStep = tuner.step;
     lastSave = host.clock.monotonic();
     await events.flush();
@@ -132,6 +135,12 @@ export async function trainRun(
     const { step } = tuner;
     // Stopped in the middle: it is made up for when the run goes on.
     if (!score) return;
+    if (!Number.isFinite(score.nll)) {
+      throw new StateError(
+        `finetune: the loss on held-out examples after step ${step} is ${score.nll} — lower the learning rate, or look at these examples.`,
+        { step },
+      );
+    }
     const { best } = standing(evaluationsOf(run.metrics));
     // The best parameters before the line that says so: a kill between them changes nothing.
     if (!best || score.nll < best.nll) await run.saveBest(await tuner.state(), { nll: score.nll });
@@ -143,6 +152,7 @@ export async function trainRun(
     standing(evaluationsOf(run.metrics)).since >= earlyStopping && earlyStopping !== Infinity;
 
   options.onStart?.(tuner.step);
+  let failure: { readonly error: unknown } | undefined;
   try {
     if (isToBeJudged()) await judge();
     while (tuner.step < tuner.steps && !isEarly()) {
@@ -163,14 +173,28 @@ export async function trainRun(
       if (isToBeJudged()) await judge();
       const isDue =
         options.saveEvery === undefined && host.clock.monotonic() - lastSave >= saveSeconds * 1000;
-      if (step % saveEvery === 0 || isDue) await save();
+      if (step % saveEvery === 0 || isDue) await save(keep);
     }
-  } finally {
-    // Also when a step failed: an update of numbers that are none was not applied.
-    if (tuner.step > 0) await save();
+    const broken = notFinite(await tuner.params());
+    if (broken !== undefined) {
+      throw new StateError(
+        `finetune: "${broken}" holds numbers that are none after step ${tuner.step} — lower the learning rate.`,
+        { step: tuner.step, parameter: broken },
+      );
+    }
+  } catch (error) {
+    failure = { error };
+  }
+  try {
+    // Also when a step failed: its update was not applied. Older checkpoints then stay, as this one may
+    // be what led to the failure.
+    if (tuner.step > 0) await save(failure ? keep + 1 : keep);
     await events.flush();
     if (run.metrics.length > 0) await host.files.writeText(run.path("loss.svg"), lossChart(run));
+  } catch (error) {
+    failure ??= { error };
   }
+  if (failure) throw failure.error;
   const early = isEarly();
   const isStopped = tuner.step < tuner.steps && !early;
   const useBest = earlyStopping !== Infinity && !isStopped;
@@ -188,6 +212,15 @@ export async function trainRun(
     isStopped,
     isEarly: early,
   };
+}
+
+/** The first parameter with a number that is none. */
+function notFinite(params: TensorRecord): string | undefined {
+  return Object.entries(params).find(([, tensor]) => {
+    const data = tensor.numbers();
+    for (let i = 0; i < data.length; i++) if (data[i]! - data[i]! !== 0) return true;
+    return false;
+  })?.[0];
 }
 
 /** Training and held-out loss over steps, as SVG. */

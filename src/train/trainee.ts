@@ -39,6 +39,7 @@ export function traineeOf(
       : { params, context: (): ContextOptions => ({}) };
     return {
       model,
+      maxLength: model.sizes.maxPositions,
       frozen: base.params,
       trained: adapter.params,
       form: base.context,
@@ -64,6 +65,7 @@ export function traineeOf(
   }
   return {
     model,
+    maxLength: model.sizes.maxPositions,
     frozen: Object.fromEntries(entries.filter(([path]) => isFrozen(path))),
     trained,
   };
