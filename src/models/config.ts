@@ -3,12 +3,17 @@ import { FormatError } from "../errors.ts";
 
 export type Check = (value: unknown) => string | undefined;
 
-const cap = 2 ** 24;
+const positiveTo =
+  (cap: number): Check =>
+  (value) =>
+    Number.isInteger(value) && (value as number) > 0 && (value as number) <= cap
+      ? undefined
+      : `must be a whole number from 1 to ${cap}`;
 
-export const positive: Check = (value) =>
-  Number.isInteger(value) && (value as number) > 0 && (value as number) <= cap
-    ? undefined
-    : `must be a whole number from 1 to ${cap}`;
+export const positive: Check = positiveTo(2 ** 24);
+
+/** Layers: modules are made for each, so their number is capped lower; the deepest have about 1000. */
+export const layerCount: Check = positiveTo(4096);
 
 export const positiveReal: Check = (value) =>
   typeof value === "number" && value > 0 && Number.isFinite(value)
@@ -26,11 +31,11 @@ export function readConfig(
 ): (key: string, check: Check, missing?: number) => number {
   return (key, check, missing) => {
     const value = json[key] ?? missing;
-    if (value === undefined) throw new FormatError(`${where}: config.json lacks "${key}".`);
+    if (value === undefined) throw new FormatError(`${where}: "${key}" is missing.`);
     const wrong = check(value);
     if (wrong) {
       throw new FormatError(
-        `${where}: config.json: "${key}" ${wrong}, got ${JSON.stringify(value)}.`,
+        `${where}: "${key}" ${wrong}, got ${JSON.stringify(value).slice(0, 80)}.`,
       );
     }
     return value as number;

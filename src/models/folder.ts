@@ -1,78 +1,171 @@
 /** Model folders in the Hugging Face layout: config.json, model.safetensors, tokenizer files. */
-import { FormatError, MissingError, UnsupportedError } from "../errors.ts";
+import { FormatError, MissingError, OptionError, UnsupportedError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import { openCheckpoint } from "../io/checkpoint.ts";
 import { isJsonObject, parseJson } from "../io/json.ts";
-import { writeSafetensors } from "../io/safetensors.ts";
+import { fileDtype } from "../io/safetensors-types.ts";
+import { writeShards } from "../io/safetensors-write.ts";
 import type { TensorRecord } from "../nn/module.ts";
-import type { Dtype } from "../tensor/dtype.ts";
+import { type Dtype, isFloat } from "../tensor/dtype.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { gpt2FromConfig } from "./gpt2.ts";
-import { llamaFromConfig } from "./llama.ts";
-import type { LanguageModel } from "./model.ts";
+import { families } from "./families.ts";
+import type { LanguageModel, ModelKind, PretrainedModel } from "./model.ts";
 
 type Json = Readonly<Record<string, unknown>>;
-
-/** Architectures by the `model_type` of config.json. */
-const families: Readonly<Record<string, (config: Json) => LanguageModel>> = {
-  gpt2: gpt2FromConfig,
-  llama: llamaFromConfig,
-};
 
 const configLimit = 2 ** 20;
 
 /** A model and its weights, as float32. */
-export interface LoadedModel {
-  readonly model: LanguageModel;
+export interface LoadedModel<M extends PretrainedModel = LanguageModel> {
+  readonly model: M;
   readonly params: TensorRecord;
   /** The folder's config.json as it was. */
   readonly config: Json;
   readonly path: string;
 }
 
-/** A model without weights from a folder's config.json. */
+/** A causal language model without weights from a folder's config.json. */
 export async function readModelConfig(
   files: Files,
   path: string,
 ): Promise<{ model: LanguageModel; config: Json }> {
+  const { model, config } = await readAnyConfig(files, path);
+  return { model: ofKind<LanguageModel>(model, "causal-lm", path), config };
+}
+
+const kindNames: Readonly<Record<ModelKind, string>> = {
+  "causal-lm": "a causal language model",
+  encoder: "a text encoder",
+  seq2seq: "an encoder with a decoder",
+  vision: "a model of pictures",
+  "vision-text": "a model of pictures and text",
+};
+
+/** @throws UnsupportedError when the model is of another kind. */
+export function ofKind<M extends PretrainedModel>(
+  model: PretrainedModel,
+  kind: M["kind"],
+  path: string,
+): M {
+  if (model.kind === kind) return model as M;
+  throw new UnsupportedError(
+    `${path}: holds ${kindNames[model.kind]} (${model.family}), ${kindNames[kind]} is needed here.`,
+  );
+}
+
+/** A model of any kind without weights from a folder's config.json. */
+export async function readAnyConfig(
+  files: Files,
+  path: string,
+): Promise<{ model: PretrainedModel; config: Json }> {
   const file = files.join(path, "config.json");
   if (!(await files.info(file))) {
+    const isFile = (await files.info(path))?.isDirectory === false;
     throw new MissingError(
-      `${path}: not a model folder, it has no config.json — give a folder in the Hugging Face layout, or "builtin".`,
+      `${path}: ${isFile ? "is a file and no model folder" : "not a model folder, it has no config.json"} — give a folder in the Hugging Face layout, or "builtin".`,
     );
   }
   const config = parseJson(await files.readBytes(file, configLimit), file);
   if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
-  const type = String(config["model_type"]);
+  const type = config["model_type"];
+  const known = Object.keys(families).join(", ");
+  if (typeof type !== "string") {
+    throw new FormatError(
+      `${file}: model_type must be a name, got ${JSON.stringify(type ?? null)} — supported are ${known}.`,
+    );
+  }
   const make = Object.hasOwn(families, type) ? families[type] : undefined;
   if (!make) {
     throw new UnsupportedError(
-      `${file}: model_type "${type}" is not supported — supported are ${Object.keys(families).join(", ")}.`,
+      `${file}: model_type "${type}" is not supported — supported are ${known}.`,
     );
   }
-  return { model: make(config as Json), config: config as Json };
+  try {
+    return { model: make(config as Json), config: config as Json };
+  } catch (error) {
+    // What a model refuses of its settings is a fault of this file.
+    if (!(error instanceof OptionError || error instanceof FormatError)) throw error;
+    throw new FormatError(
+      `${file}: ${error.message}`,
+      { ...error.details, path: file },
+      { cause: error },
+    );
+  }
 }
 
 /** Names in a checkpoint that carry no weights of their own. */
 const ignored = /(^|\.)(attn\.(masked_bias|bias)|rotary_emb\.inv_freq)$/;
 
 /**
+ * Weights from a file as float32.
+ * @param where begins an error: the file and the tensor
+ * @throws FormatError for whole numbers, and for numbers that are none: all they touch would be none.
+ */
+export function asWeights(tensor: Tensor, where: string): Tensor {
+  if (!isFloat(tensor.dtype)) {
+    throw new FormatError(
+      `${where} is of ${tensor.dtype}, weights are floats — folders that other tools quantized are not read.`,
+    );
+  }
+  const result = tensor.to("float32");
+  const data = result.data as Float32Array;
+  for (let i = 0; i < data.length; i++) {
+    if (data[i]! - data[i]! === 0) continue;
+    throw new FormatError(
+      `${where} holds ${data[i]} at element ${i} — the file is damaged, or the training that wrote it went wrong.`,
+    );
+  }
+  return result;
+}
+
+/**
+ * How a checkpoint names a model's slots: some leave out the prefix of the inner model.
+ * @param names of the tensors in the checkpoint
+ */
+export function checkpointNames(
+  model: PretrainedModel,
+  names: ReadonlySet<string>,
+): (slot: string) => string {
+  const [[first]] = [...model.slots()] as [[string, unknown]];
+  const prefix = `${first.split(".")[0]}.`;
+  return (slot) => {
+    const short = slot.slice(prefix.length);
+    return !names.has(slot) && slot.startsWith(prefix) && names.has(short) ? short : slot;
+  };
+}
+
+/**
  * Loads a folder, strictly: every tensor of the model is found, every tensor found is used.
- * @throws FormatError naming missing, unexpected or misshaped tensors.
+ * @throws FormatError naming missing, unexpected or misshaped tensors, and numbers that are none.
  */
 export async function loadModel(files: Files, path: string): Promise<LoadedModel> {
   const { model, config } = await readModelConfig(files, path);
+  return { model, config, path, params: await loadWeights(files, path, model) };
+}
+
+/**
+ * The same for a model of any kind.
+ * @throws FormatError as `loadModel`.
+ */
+export async function loadAnyModel(
+  files: Files,
+  path: string,
+): Promise<LoadedModel<PretrainedModel>> {
+  const { model, config } = await readAnyConfig(files, path);
+  return { model, config, path, params: await loadWeights(files, path, model) };
+}
+
+async function loadWeights(
+  files: Files,
+  path: string,
+  model: PretrainedModel,
+): Promise<TensorRecord> {
   const checkpoint = await openCheckpoint(files, path);
   try {
-    // Some checkpoints leave out the prefix of the inner model.
     const names = new Set(checkpoint.entries.keys());
     const slots = new Map(model.slots());
-    const prefix = `${[...slots.keys()][0]!.split(".")[0]}.`;
-    const nameOf = (slot: string): string =>
-      !names.has(slot) && names.has(slot.slice(prefix.length)) && slot.startsWith(prefix)
-        ? slot.slice(prefix.length)
-        : slot;
+    const nameOf = checkpointNames(model, new Set(names));
     const params: TensorRecord = {};
     const missing: string[] = [];
     for (const [slot, spec] of slots) {
@@ -87,11 +180,13 @@ export async function loadModel(files: Files, path: string): Promise<LoadedModel
           `${path}: tensor "${name}" must have shape ${showShape(spec.shape)}, got ${showShape(entry.shape)} — does config.json belong to these weights?`,
         );
       }
-      params[slot] = (await checkpoint.read(name)).to("float32");
+      params[slot] = asWeights(await checkpoint.read(name), `${path}: tensor "${name}"`);
       names.delete(name);
     }
     for (const alias of Object.keys(model.tied)) names.delete(nameOf(alias));
-    const unexpected = [...names].filter((name) => !ignored.test(name));
+    const unexpected = [...names].filter(
+      (name) => !ignored.test(name) && !(model.ignored?.test(name) ?? false),
+    );
     if (missing.length > 0 || unexpected.length > 0) {
       const list = (label: string, items: readonly string[]): string =>
         items.length === 0
@@ -102,7 +197,7 @@ export async function loadModel(files: Files, path: string): Promise<LoadedModel
         { missing, unexpected },
       );
     }
-    return { model, params, config, path };
+    return params;
   } finally {
     await checkpoint.close();
   }
@@ -111,6 +206,8 @@ export async function loadModel(files: Files, path: string): Promise<LoadedModel
 export interface SaveOptions {
   /** Type on disk; default float32. */
   readonly dtype?: Extract<Dtype, "float32" | "float16" | "bfloat16">;
+  /** Most bytes of weights in one file; default 5e9, as in `transformers`. */
+  readonly maxShardBytes?: number;
   /** Contents of config.json; default the model's own. */
   readonly config?: Json;
   /** Further files, by name. */
@@ -123,19 +220,20 @@ const dtypeNames = { float32: "float32", float16: "float16", bfloat16: "bfloat16
 export async function saveModel(
   files: Files,
   path: string,
-  model: LanguageModel,
+  model: PretrainedModel,
   params: Readonly<Record<string, Tensor>>,
   options: SaveOptions = {},
 ): Promise<void> {
   const dtype = options.dtype ?? "float32";
   await files.makeDirectory(path);
   const config = { ...(options.config ?? model.config), dtype: dtypeNames[dtype] };
-  const tensors = [...model.slots()].map(([name]): [string, Tensor] => {
-    const tensor = params[name];
-    if (!tensor) throw new MissingError(`saveModel: no tensor for "${name}".`);
-    return [name, tensor.to(dtype)];
+  const plans = [...model.slots()].map(([name, { shape }]) => {
+    if (!params[name]) throw new MissingError(`saveModel: no tensor for "${name}".`);
+    return { name, dtype: fileDtype[dtype], shape };
   });
-  await writeSafetensors(files, files.join(path, "model.safetensors"), tensors, { format: "pt" });
+  await writeShards(files, path, plans, async ({ name }) => params[name]!.to(dtype), {
+    ...(options.maxShardBytes !== undefined && { maxShardBytes: options.maxShardBytes }),
+  });
   for (const [name, text] of Object.entries(options.files ?? {})) {
     await files.writeText(files.join(path, name), text);
   }

@@ -111,7 +111,7 @@ describe("gpt2FromConfig", () => {
     );
     expect(broken({ n_head: 3 })).toThrow("gpt2: dModel 8 must be a multiple of nHeads 3.");
     expect(broken({ n_embd: -1 })).toThrow(
-      'gpt2: config.json: "n_embd" must be a whole number from 1 to 16777216, got -1.',
+      'gpt2: "n_embd" must be a whole number from 1 to 16777216, got -1.',
     );
   });
 });

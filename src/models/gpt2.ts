@@ -19,7 +19,7 @@ import { normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { flag, positive, readConfig } from "./config.ts";
+import { flag, layerCount, positive, positiveReal, readConfig } from "./config.ts";
 import type {
   ForwardOptions,
   ForwardResult,
@@ -184,6 +184,7 @@ class Transformer extends Module {
 }
 
 export class Gpt2 extends Module implements LanguageModel {
+  readonly kind = "causal-lm";
   readonly family = "gpt2";
   readonly transformer: Transformer;
   readonly sizes: LanguageModelSizes;
@@ -274,9 +275,11 @@ function toJson(config: Gpt2Config): Record<string, unknown> {
 /** A GPT-2 from the contents of its config.json. */
 export function gpt2FromConfig(json: Readonly<Record<string, unknown>>): Gpt2 {
   const read = readConfig("gpt2", json);
-  const activation = (json["activation_function"] ?? "gelu_new") as string;
+  const activation = json["activation_function"] ?? "gelu_new";
   if (activation !== "gelu_new" && activation !== "gelu" && activation !== "gelu_pytorch_tanh") {
-    throw new OptionError(`gpt2: activation_function "${activation}" is not supported.`);
+    throw new OptionError(
+      `gpt2: activation_function ${JSON.stringify(activation)} is not supported.`,
+    );
   }
   if (flag(json["scale_attn_by_inverse_layer_idx"])) {
     throw new OptionError("gpt2: scale_attn_by_inverse_layer_idx is not supported.");
@@ -288,11 +291,11 @@ export function gpt2FromConfig(json: Readonly<Record<string, unknown>>): Gpt2 {
   return new Gpt2({
     vocabSize: read("vocab_size", positive),
     dModel: read("n_embd", positive),
-    nLayers: read("n_layer", positive),
+    nLayers: read("n_layer", layerCount),
     nHeads: read("n_head", positive),
     maxPositions: read("n_positions", positive, 1024),
-    ...(typeof inner === "number" && { dFeedForward: inner }),
-    epsilon: (json["layer_norm_epsilon"] as number | undefined) ?? 1e-5,
+    ...(typeof inner === "number" && { dFeedForward: read("n_inner", positive) }),
+    epsilon: read("layer_norm_epsilon", positiveReal, 1e-5),
     dropout: 0,
     activation: activation === "gelu" ? "gelu" : "gelu_new",
   });

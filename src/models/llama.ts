@@ -4,7 +4,7 @@
  * Touvron et al., "Llama 2: Open Foundation and Fine-Tuned Chat Models", 2023, arXiv:2307.09288.
  * Parameter names are those of the released checkpoints; projections are stored (out, in).
  */
-import { OptionError } from "../errors.ts";
+import { FormatError, OptionError, UnsupportedError } from "../errors.ts";
 import { add, mul } from "../ir/elementwise.ts";
 import { silu } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
@@ -26,7 +26,7 @@ import {
   rotate,
   rotationAt,
 } from "../nn/rope.ts";
-import { flag, positive, positiveReal, readConfig } from "./config.ts";
+import { flag, layerCount, positive, positiveReal, readConfig } from "./config.ts";
 import type {
   ForwardOptions,
   ForwardResult,
@@ -57,6 +57,9 @@ export interface LlamaConfig {
   /** Deviation of new weights. */
   readonly initializerRange?: number;
 }
+
+/** Of the table of rotations: a million positions of heads of 128 just fit. */
+const maxTableBytes = 2 ** 29;
 
 class Attention extends Module {
   readonly q_proj: Linear;
@@ -178,6 +181,7 @@ class Decoder extends Module {
 }
 
 export class Llama extends Module implements LanguageModel {
+  readonly kind = "causal-lm";
   readonly family = "llama";
   readonly model: Decoder;
   readonly lm_head: Linear | undefined;
@@ -268,6 +272,12 @@ export class Llama extends Module implements LanguageModel {
   #table(positions: number): ReturnType<typeof ropeTable> {
     let table = this.#tables.get(positions);
     if (!table) {
+      const bytes = positions * this.sizes.headDim * 4;
+      if (bytes > maxTableBytes) {
+        throw new UnsupportedError(
+          `llama: the rotations of ${positions} positions take ${bytes} bytes, at most ${maxTableBytes} are made — set a smaller max_position_embeddings in config.json.`,
+        );
+      }
       table = ropeTable(this.rope, positions);
       this.#tables.set(positions, table);
     }
@@ -315,10 +325,13 @@ function readScaling(json: Readonly<Record<string, unknown>>): RopeScaling | und
     | Record<string, unknown>
     | null
     | undefined;
+  if (raw !== undefined && raw !== null && (typeof raw !== "object" || Array.isArray(raw))) {
+    throw new FormatError(`llama: rope scaling must be an object, got ${JSON.stringify(raw)}.`);
+  }
   const type = raw?.["rope_type"] ?? raw?.["type"] ?? "default";
   if (!raw || type === "default") return undefined;
   if (type !== "linear" && type !== "llama3") {
-    throw new OptionError(`llama: rope scaling "${String(type)}" is not supported.`);
+    throw new OptionError(`llama: rope scaling ${JSON.stringify(type)} is not supported.`);
   }
   const read = readConfig("llama: rope_scaling", raw);
   if (type === "linear") return { type, factor: read("factor", positiveReal) };
@@ -335,7 +348,9 @@ function readScaling(json: Readonly<Record<string, unknown>>): RopeScaling | und
 export function llamaFromConfig(json: Readonly<Record<string, unknown>>): Llama {
   const read = readConfig("llama", json);
   if ((json["hidden_act"] ?? "silu") !== "silu") {
-    throw new OptionError(`llama: hidden_act "${String(json["hidden_act"])}" is not supported.`);
+    throw new OptionError(
+      `llama: hidden_act ${JSON.stringify(json["hidden_act"])} is not supported.`,
+    );
   }
   if (flag(json["mlp_bias"])) throw new OptionError("llama: mlp_bias is not supported.");
   const nHeads = read("num_attention_heads", positive);
@@ -346,7 +361,7 @@ export function llamaFromConfig(json: Readonly<Record<string, unknown>>): Llama 
     vocabSize: read("vocab_size", positive),
     dModel: read("hidden_size", positive),
     dFeedForward: read("intermediate_size", positive),
-    nLayers: read("num_hidden_layers", positive),
+    nLayers: read("num_hidden_layers", layerCount),
     nHeads,
     nKvHeads: read("num_key_value_heads", positive, nHeads),
     ...(typeof json["head_dim"] === "number" && { headDim: read("head_dim", positive) }),

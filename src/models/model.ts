@@ -39,10 +39,16 @@ export interface LanguageModelSizes {
   readonly maxPositions: number;
 }
 
-/** A causal language model: a module with published parameter names. */
-export interface LanguageModel extends Module {
+/**
+ * What a model does: continues text; gives a vector for each token; reads one text and writes another;
+ * sees pictures; sees pictures and reads text.
+ */
+export type ModelKind = "causal-lm" | "encoder" | "seq2seq" | "vision" | "vision-text";
+
+/** A model with published parameter names, which a folder in the Hugging Face layout holds. */
+export interface PretrainedModel extends Module {
+  readonly kind: ModelKind;
   readonly family: string;
-  readonly sizes: LanguageModelSizes;
   /** The contents of config.json. */
   readonly config: Readonly<Record<string, unknown>>;
   /** Linear layers of the blocks, by path: where adapters sit. */
@@ -51,6 +57,17 @@ export interface LanguageModel extends Module {
   readonly tied: Readonly<Record<string, string>>;
   /** Linear layers that adapters take by default, by the last part of their path. */
   readonly defaultTargets: readonly string[];
+  /**
+   * Tensors of a published checkpoint that hold nothing of the model's own (buffers, caches of tables), by
+   * name; they are skipped. Default: none.
+   */
+  readonly ignored?: RegExp;
+}
+
+/** A causal language model. */
+export interface LanguageModel extends PretrainedModel {
+  readonly kind: "causal-lm";
+  readonly sizes: LanguageModelSizes;
   /** The token embedding, (V, D). */
   readonly embedding: Slot;
   forward(context: Context, ids: Value, options?: ForwardOptions): ForwardResult;

@@ -10,7 +10,7 @@ export async function decode(threads: number, path: string): Promise<Work> {
   const backend = await engine(threads);
   const { model, params, batch } = await loadGpt(path);
   const decoder = new Decoder(model, params, backend);
-  const prompt = batch.ids.data.slice(0, length);
+  const prompt = (batch["ids"]!.data as Int32Array).slice(0, length);
   return {
     ...versionOf(backend),
     step: async () => {
