@@ -8,16 +8,13 @@ import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { StateError } from "../errors.ts";
 import type { FileLock } from "./host.ts";
+import { codeOf } from "./node-errors.ts";
 
 interface Holder {
   readonly pid: number;
   readonly host: string;
   /** When the process started, in the system's own count; a later process may have the same pid. */
   readonly start: string;
-}
-
-function codeOf(error: unknown): string | undefined {
-  return error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
 }
 
 /** Field 22 of /proc/<pid>/stat; empty where there is no such file. */
@@ -65,8 +62,8 @@ async function readLock(path: string): Promise<string | undefined> {
 /** Puts a complete lock file at the path, unless there is one. */
 async function place(path: string, text: string): Promise<boolean> {
   const own = `${path}.${process.pid}-${randomBytes(4).toString("hex")}`;
-  await fs.writeFile(own, text, { flag: "wx" });
   try {
+    await fs.writeFile(own, text, { flag: "wx" });
     await fs.link(own, path);
     return true;
   } catch (error) {

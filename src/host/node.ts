@@ -4,7 +4,8 @@ import * as fs from "node:fs/promises";
 import { type FileHandle, open as openHandle } from "node:fs/promises";
 import { basename, dirname, join, parse, resolve } from "node:path";
 import { FormatError, MissingError, OptionError, StateError } from "../errors.ts";
-import type { FileInfo, Files, FileWriter, Host, OpenFile } from "./host.ts";
+import type { FileInfo, FileLock, Files, FileWriter, Host, OpenFile } from "./host.ts";
+import { at, codeOf, kindOf, translate } from "./node-errors.ts";
 import { lock } from "./node-lock.ts";
 import { decodeUtf8 } from "./utf8.ts";
 
@@ -16,42 +17,22 @@ const streamChunk = 2 ** 18;
 
 let nextTemporary = 0;
 
-function codeOf(error: unknown): string | undefined {
-  return error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
-}
-
-/** Gives "nothing there" its own kind; every other failure goes on as Node reports it. */
-function translate(error: unknown, path: string): unknown {
-  const code = codeOf(error);
-  if (code !== "ENOENT" && code !== "ENOTDIR") return error;
-  return new MissingError(
-    `${path}: no such file or folder — check the path.`,
-    { path },
-    { cause: error },
-  );
-}
-
-async function at<T>(path: string, work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (error) {
-    throw translate(error, path);
-  }
-}
-
 async function info(path: string): Promise<FileInfo | undefined> {
   try {
     const stat = await fs.stat(path);
     return { path, bytes: stat.isFile() ? stat.size : 0, isDirectory: stat.isDirectory() };
   } catch (error) {
-    const missing = translate(error, path);
-    if (missing instanceof MissingError) return undefined;
-    throw missing;
+    const code = codeOf(error);
+    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
+    throw await translate(error, path, "read");
   }
 }
 
 async function list(path: string): Promise<readonly FileInfo[]> {
-  const names = await at(path, fs.readdir(path));
+  if ((await kindOf(path)) === "file") {
+    throw new MissingError(`${path}: is a file, a folder is needed — check the path.`, { path });
+  }
+  const names = await at(path, "read", fs.readdir(path));
   const found = await Promise.all(names.sort().map((name) => info(join(path, name))));
   // A file may go, or a link may point nowhere, between the two calls.
   return found.filter((entry) => entry !== undefined);
@@ -59,12 +40,12 @@ async function list(path: string): Promise<readonly FileInfo[]> {
 
 /** Refuses folders, pipes and devices before a handle is open: a pipe would wait for its writer. */
 async function openRegular(path: string): Promise<{ handle: FileHandle; bytes: number }> {
-  const before = await at(path, fs.stat(path));
+  const before = await at(path, "read", fs.stat(path));
   if (!before.isFile()) {
     const kind = before.isDirectory() ? "a folder" : "neither a file nor a folder";
     throw new MissingError(`${path}: is ${kind}, a file is needed — check the path.`, { path });
   }
-  const handle = await at(path, openHandle(path, "r"));
+  const handle = await at(path, "read", openHandle(path, "r"));
   try {
     return { handle, bytes: (await handle.stat()).size };
   } catch (error) {
@@ -83,7 +64,7 @@ async function readFully(
   while (done < into.length) {
     // Linux reads at most 2^31 - 4096 bytes a call.
     const ask = Math.min(into.length - done, 2 ** 30);
-    const { bytesRead } = await handle.read(into, done, ask, offset + done);
+    const { bytesRead } = await at(path, "read", handle.read(into, done, ask, offset + done));
     if (bytesRead === 0) {
       throw new FormatError(
         `${path}: ends at byte ${offset + done}, ${into.length} bytes from ${offset} were asked — the file is cut short.`,
@@ -124,7 +105,7 @@ async function* stream(path: string): AsyncGenerator<Uint8Array> {
     let offset = 0;
     while (true) {
       const chunk = new Uint8Array(streamChunk);
-      const { bytesRead } = await handle.read(chunk, 0, streamChunk, offset);
+      const { bytesRead } = await at(path, "read", handle.read(chunk, 0, streamChunk, offset));
       if (bytesRead === 0) return;
       offset += bytesRead;
       yield chunk.subarray(0, bytesRead);
@@ -172,11 +153,25 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
+/** A new file beside a path. A process of the same id that was killed may have left names behind. */
+async function openTemporary(
+  path: string,
+  folder: string,
+): Promise<{ temporary: string; handle: FileHandle }> {
+  for (let attempt = 0; ; attempt++) {
+    const temporary = join(folder, `${basename(path)}.tmp-${process.pid}-${nextTemporary++}`);
+    try {
+      // "wx" fails where the name exists, so a planted link is never followed.
+      return { temporary, handle: await openHandle(temporary, "wx") };
+    } catch (error) {
+      if (codeOf(error) !== "EEXIST" || attempt > 1000) throw await translate(error, path, "write");
+    }
+  }
+}
+
 async function create(path: string): Promise<FileWriter> {
   const folder = dirname(path);
-  const temporary = join(folder, `${basename(path)}.tmp-${process.pid}-${nextTemporary++}`);
-  // "wx" fails where the name exists, so a planted link is never followed.
-  const handle = await at(path, openHandle(temporary, "wx"));
+  const { temporary, handle } = await openTemporary(path, folder);
   let state: "open" | "committed" | "aborted" = "open";
 
   const discard = async (): Promise<void> => {
@@ -194,7 +189,7 @@ async function create(path: string): Promise<FileWriter> {
       await work();
     } catch (error) {
       await discard().catch(() => undefined);
-      throw error;
+      throw await translate(error, path, "write");
     }
   };
 
@@ -227,12 +222,36 @@ async function writeBytes(path: string, bytes: Uint8Array): Promise<void> {
   await writer.commit();
 }
 
+/** Adds all of it or nothing: what a full disk took of it is cut off again. */
 async function append(path: string, content: string | Uint8Array): Promise<void> {
-  await at(path, fs.appendFile(path, content, "utf8"));
+  const handle = await at(path, "write", openHandle(path, "a"));
+  try {
+    const { size } = await handle.stat();
+    try {
+      await handle.appendFile(content, "utf8");
+    } catch (error) {
+      await handle.truncate(size).catch(() => undefined);
+      throw await translate(error, path, "write");
+    }
+  } finally {
+    await handle.close();
+  }
 }
 
+/** Folder by folder: `recursive` says ENOENT where a file system is read-only. */
 async function makeDirectory(path: string): Promise<void> {
-  await at(path, fs.mkdir(path, { recursive: true }));
+  const missing: string[] = [];
+  for (let at = path; (await kindOf(at)) === undefined && dirname(at) !== at; at = dirname(at)) {
+    missing.unshift(at);
+  }
+  for (const folder of missing) {
+    await fs.mkdir(folder).catch(async (error: unknown) => {
+      // Another process was quicker.
+      if (codeOf(error) !== "EEXIST") throw await translate(error, path, "make");
+    });
+  }
+  if ((await kindOf(path)) === "folder") return;
+  await at(path, "make", fs.mkdir(path, { recursive: true }));
 }
 
 /** Removes a file, or a folder with all it holds; nothing there is no failure. */
@@ -243,7 +262,12 @@ async function remove(path: string): Promise<void> {
       `remove: "${path}" is the root of the file system — name a folder in it.`,
     );
   }
-  await fs.rm(path, { recursive: true, force: true });
+  await at(path, "remove", fs.rm(path, { recursive: true, force: true }));
+}
+
+async function takeLock(path: string): Promise<FileLock> {
+  const taken = await at(path, "write", lock(path));
+  return { release: () => at(path, "remove", taken.release()) };
 }
 
 const files: Files = {
@@ -259,7 +283,7 @@ const files: Files = {
   create,
   makeDirectory,
   remove,
-  lock: (path) => at(path, lock(path)),
+  lock: takeLock,
   join,
 };
 

@@ -85,7 +85,7 @@ export async function openBrowser(options: BrowserOptions = {}): Promise<TestBro
   const folder = mkdtempSync(join(tmpdir(), "plasticity-page-"));
   writeFileSync(
     join(folder, "blank.html"),
-    `<!doctype html><html lang="en"><meta charset="utf-8"><title>test</title>`,
+    `<!doctype html><html lang="en"><meta charset="utf-8"><title>test</title><link rel="icon" href="data:,">`,
   );
   const server = await startServer({
     isolated: options.isolated ?? true,

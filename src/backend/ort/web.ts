@@ -95,6 +95,21 @@ function defaultThreads(): number {
   return Math.max(1, Math.min(4, Math.floor((page.navigator?.hardwareConcurrency ?? 2) / 2)));
 }
 
+/**
+ * Lets the page's or worker's messages be heard, as a request to stop: a run itself may resolve without
+ * a turn of the event loop. Timers would wait for milliseconds.
+ */
+function turn(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(undefined);
+  });
+}
+
 /** The engine of pages, and the slower one of Node. */
 export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
   const provider = options.provider ?? "wasm";
@@ -121,7 +136,10 @@ export async function webOrt(options: WebOrtOptions = {}): Promise<OrtBackend> {
       ...(profile !== undefined && { enableProfiling: true, profileFilePrefix: profile }),
     });
     return {
-      run: (feeds, fetches) => loaded.run(feeds, fetches),
+      run: async (feeds, fetches) => {
+        await turn();
+        return loaded.run(feeds, fetches);
+      },
       release: async () => {
         if (profile !== undefined) loaded.endProfiling();
         await loaded.release();

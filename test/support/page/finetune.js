@@ -7,13 +7,12 @@ import { bytesOf, prepare, train, trainTiny } from "./train.js";
 /** The memories of WebAssembly made from now on. */
 function watchMemories() {
   const made = [];
-  const Memory = WebAssembly.Memory;
-  WebAssembly.Memory = (descriptor) => {
-    const memory = new Memory(descriptor);
-    made.push(memory);
-    return memory;
+  WebAssembly.Memory = class extends WebAssembly.Memory {
+    constructor(descriptor) {
+      super(descriptor);
+      made.push(this);
+    }
   };
-  WebAssembly.Memory.prototype = Memory.prototype;
   return made;
 }
 
