@@ -1,16 +1,21 @@
 /** What the documents say: links lead somewhere, commands and examples run, nothing private is in them. */
 import { execFile } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative, resolve } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
-import { bench } from "../src/cli/bench.ts";
 import { type Command, parseOptions } from "../src/cli/command.ts";
-import { finetuneCommand } from "../src/cli/finetune.ts";
-import { generateCommand } from "../src/cli/generate.ts";
-import { pretrainCommand } from "../src/cli/pretrain.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string): string => readFileSync(join(root, path), "utf8");
@@ -92,10 +97,22 @@ describe("links", () => {
   });
 });
 
+/** Every command, by the table of the command line. */
+async function readCommands(): Promise<Readonly<Record<string, Command>>> {
+  const rows = read("src/cli/main.ts").matchAll(/\(await import\("\.\/([\w-]+)\.ts"\)\)\.(\w+)/g);
+  const commands: Record<string, Command> = {};
+  for (const [, file, name] of rows) {
+    const found = (await import(`../src/cli/${file}.ts`)) as Record<string, Command>;
+    commands[found[name!]!.name] = found[name!]!;
+  }
+  return commands;
+}
+
+const commands = await readCommands();
+/** Options that every command has. */
+const common = ["json", "debug", "help"];
+
 describe("commands in documents", () => {
-  const commands: Readonly<Record<string, Command>> = Object.fromEntries(
-    [finetuneCommand, generateCommand, pretrainCommand, bench].map((c) => [c.name, c]),
-  );
   const calls = documents.flatMap((path) =>
     blocks(read(path), "")
       .flatMap((code) => code.split("\n"))
@@ -106,7 +123,8 @@ describe("commands in documents", () => {
   );
 
   it("are found", () => {
-    expect(calls.length).toBeGreaterThan(4);
+    expect(Object.keys(commands).length).toBeGreaterThan(10);
+    expect(calls.length).toBeGreaterThan(20);
   });
 
   it.each(calls)("%s: plasticity %s is understood", (_, call) => {
@@ -122,6 +140,40 @@ describe("commands in documents", () => {
     for (const option of given) expect(options[option]).toBeDefined();
   });
 
+  /** Spans of code that name options of ours; the changelog names those that are gone. */
+  const spans = documents
+    .filter(
+      (path) => path === "README.md" || path === "CONTRIBUTING.md" || path.startsWith("docs/"),
+    )
+    .flatMap((path) =>
+      [
+        ...read(path)
+          .replace(/^ *```[\s\S]*?^ *```$/gm, "")
+          .matchAll(/`([^`]+)`/g),
+      ]
+        .map(([, span]) => span!.replace(/\s+/g, " "))
+        .filter(
+          (span) => /(^|\s)--[a-z]/.test(span) && /^(--|plasticity|npx plasticity)/.test(span),
+        )
+        .map((span) => [path, span] as const),
+    );
+
+  it.each(spans)("%s: `%s` names options that are there", (_, span) => {
+    const name = /^(?:npx )?plasticity (\S+)/.exec(span)?.[1];
+    const tables = name === undefined ? Object.values(commands) : [commands[name]];
+    expect(tables, name).not.toContain(undefined);
+    const known = [...common, "version", ...tables.flatMap((one) => Object.keys(one!.options))];
+    for (const [, option] of span.matchAll(/(?:^|\s)--([a-z][\w-]*)/g)) {
+      expect(known).toContain(option);
+    }
+  });
+
+  it("are all in the README", () => {
+    const text = read("README.md");
+    for (const name of Object.keys(commands))
+      expect(text).toMatch(new RegExp(`\`${name}\`|plasticity ${name}\\b`));
+  });
+
   it("are those of package.json where npm runs them", () => {
     const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
     for (const path of documents) {
@@ -132,27 +184,109 @@ describe("commands in documents", () => {
   });
 });
 
-describe("the README's example", () => {
-  it("runs as it stands, and finds the line it promises", async () => {
-    const dist = join(root, "dist", "index.js");
-    expect(existsSync(dist), `${dist} is not there — run "npm test", which builds it`).toBe(true);
-    const [code, ...more] = blocks(read("README.md"), "ts");
-    expect(more).toEqual([]);
-    const here = code!.replace('from "plasticity"', `from ${JSON.stringify(pathToFileURL(dist))}`);
-    expect(here).not.toBe(code);
-    const folder = mkdtempSync(join(tmpdir(), "plasticity-docs-"));
+/**
+ * Programs in a document's TypeScript blocks: a block that imports begins one, a block that does not
+ * goes on with the one before, and what comes before all is a sketch.
+ */
+function programs(text: string): string[] {
+  const found: string[] = [];
+  for (const code of blocks(text, "ts")) {
+    if (/^import /m.test(code)) found.push(code);
+    else if (found.length > 0) found[found.length - 1] += code;
+  }
+  return found;
+}
+
+describe("programs in documents", () => {
+  const run = promisify(execFile);
+  const { exports } = JSON.parse(read("package.json")) as {
+    exports: Record<string, string | { types: string }>;
+  };
+
+  it("type-check against the sources", async () => {
+    const all = documents.flatMap((path) =>
+      programs(read(path)).map(
+        (code, i) => [`${path.replace(/\W+/g, "-")}-${i}.ts`, code] as const,
+      ),
+    );
+    expect(all.length).toBeGreaterThan(6);
+    // Inside the repository, so that types of Node are found; hidden, so that nothing else looks there.
+    const folder = join(root, ".cache", `docs-${process.pid}`);
+    mkdirSync(folder, { recursive: true });
     try {
-      const file = join(folder, "example.mjs");
-      writeFileSync(file, here);
-      const { stdout, stderr } = await promisify(execFile)(process.execPath, [file]);
-      expect(stderr).toBe("");
-      const numbers = /^Float32Array\(2\) \[ ([\d.]+), ([\d.]+) \]\n$/.exec(stdout);
-      expect(numbers, stdout).not.toBeNull();
-      expect(Math.abs(Number(numbers![1]) - 1)).toBeLessThan(0.1);
-      expect(Math.abs(Number(numbers![2]) - 2)).toBeLessThan(0.1);
+      for (const [name, code] of all) writeFileSync(join(folder, name), `${code}\nexport {};\n`);
+      const paths = Object.entries(exports).flatMap(([name, entry]) => {
+        if (typeof entry === "string") return [];
+        const source = entry.types.replace("./dist/", "../../src/").replace(".d.ts", ".ts");
+        return [[name.replace(/^\./, "plasticity"), [source]] as const];
+      });
+      const config = {
+        extends: "../../tsconfig.json",
+        compilerOptions: {
+          ...{ noUnusedLocals: false, isolatedDeclarations: false, declaration: false },
+          paths: Object.fromEntries(paths),
+        },
+        include: ["*.ts"],
+      };
+      writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));
+      const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
+      const said = await run(process.execPath, [tsc, "--noEmit", "-p", folder]).then(
+        () => "",
+        (error: { stdout: string }) => error.stdout,
+      );
+      // Errors of the sources themselves are found by "npm run check".
+      expect(said.split("\n").filter((line) => line !== "" && !/^( |src\/)/.test(line))).toEqual(
+        [],
+      );
     } finally {
       rmSync(folder, { recursive: true });
     }
+  });
+
+  /** Runs a program as a reader would, in a project that has the package. */
+  async function runProgram(
+    code: string,
+    files: Readonly<Record<string, string>> = {},
+  ): Promise<{ stdout: string; stderr: string }> {
+    const dist = join(root, "dist", "index.js");
+    expect(existsSync(dist), `${dist} is not there — run "npm test", which builds it`).toBe(true);
+    const folder = mkdtempSync(join(tmpdir(), "plasticity-docs-"));
+    try {
+      mkdirSync(join(folder, "node_modules"));
+      symlinkSync(root, join(folder, "node_modules", "plasticity"), "junction");
+      const all = { ...files, "package.json": '{ "type": "module" }', "program.ts": code };
+      for (const [name, text] of Object.entries(all)) writeFileSync(join(folder, name), text);
+      const tsx = import.meta.resolve("tsx");
+      return await run(process.execPath, ["--import", tsx, "program.ts"], { cwd: folder });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  }
+
+  it("of the README runs as it stands, and finds the line it promises", async () => {
+    const [code, ...more] = programs(read("README.md"));
+    expect(more).toEqual([]);
+    const { stdout, stderr } = await runProgram(code!);
+    expect(stderr).toBe("");
+    const numbers = /^Float32Array\(2\) \[ ([\d.]+), ([\d.]+) \]\n$/.exec(stdout);
+    expect(numbers, stdout).not.toBeNull();
+    expect(Math.abs(Number(numbers![1]) - 1)).toBeLessThan(0.1);
+    expect(Math.abs(Number(numbers![2]) - 2)).toBeLessThan(0.1);
+  });
+
+  it("of the quickstart trains, judges and answers; here in two steps", async () => {
+    const [code] = programs(read("docs/quickstart.md"));
+    const short = code!.replace("steps: 150", "steps: 2").replace("evalEvery: 25", "evalEvery: 2");
+    expect(short.length).toBe(code!.length - 3);
+    const orders = Array.from({ length: 40 }, (_, i) =>
+      JSON.stringify({ prompt: `${i} tea for Ada`, completion: `order(item: tea, count: ${i})` }),
+    );
+    const { stdout } = await runProgram(short, { "orders.jsonl": `${orders.join("\n")}\n` });
+    const [first, second, judged, ...answer] = stdout.split("\n");
+    expect(first).toMatch(/^step 1 of 2: \d+\.\d{3}$/);
+    expect(second).toMatch(/^step 2 of 2: \d+\.\d{3}$/);
+    expect(judged).toMatch(/^held out after 2 steps: \d+\.\d{3}$/);
+    expect(answer.join("\n").trim()).not.toBe("");
   });
 });
 

@@ -124,7 +124,12 @@ export function parseOptions(
       continue;
     }
     const text = inline ?? args[++i];
-    if (text === undefined || (inline === undefined && text.startsWith("--"))) {
+    const isPath = known.value === "file" || known.value === "folder" || known.value === "path";
+    if (
+      text === undefined ||
+      (inline === undefined && text.startsWith("--")) ||
+      (isPath && text === "")
+    ) {
       throw new OptionError(
         `${command.name}: --${name} needs a value: --${name} <${known.value ?? known.type}>.`,
       );

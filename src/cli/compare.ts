@@ -157,13 +157,20 @@ export async function compare(context: CommandContext): Promise<void> {
     ["left", "right", "right", "right", "right", "right"],
   );
   output.line(
-    `* lowest loss. Each had ${results[0]!.steps} steps of the same data; runs, compare.svg and cost.svg in ${out}.`,
+    `* lowest loss. ${stepsOf(results)} of the same data; runs, compare.svg and cost.svg in ${out}.`,
   );
   await host.files.writeText(
     host.files.join(out, "compare.json"),
     `${JSON.stringify({ results }, null, 2)}\n`,
   );
   output.json({ out, results });
+}
+
+/** One number for all, unless evaluations ended some earlier. */
+function stepsOf(results: readonly ArmResult[]): string {
+  const counts = [...new Set(results.map(({ steps }) => steps))];
+  if (counts.length === 1) return `Each had ${counts[0]} steps`;
+  return `They had ${results.map(({ steps }) => steps).join(", ")} steps`;
 }
 
 async function writeCharts(host: Host, out: string, results: readonly ArmResult[]): Promise<void> {

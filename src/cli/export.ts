@@ -27,7 +27,7 @@ function variantsOf(text: string): OnnxVariant[] {
 }
 
 async function exportOnnx(context: CommandContext, out: string): Promise<void> {
-  const { host, output, options } = context;
+  const { host, output, options, signal } = context;
   const path = modelFolder(options["model"] as string);
   const variants = variantsOf(options["variants"] as string);
   const base = await loadModel(host.files, path);
@@ -60,6 +60,11 @@ async function exportOnnx(context: CommandContext, out: string): Promise<void> {
     ]),
     ["left", "right", "right", "right", "right", "right"],
   );
+  if (signal.aborted) {
+    output.warn("Stopped; nothing was written.");
+    process.exitCode = 130;
+    return;
+  }
   output.progress("writing");
   const files = await writeFolder(out, (temporary) => verified.write(temporary));
   output.line(`Wrote ${out}: ${files.join(", ")}.`);

@@ -8,6 +8,7 @@ export async function showRates(
   host: Host,
   job: Job,
   signal: AbortSignal,
+  out: string | undefined,
 ): Promise<void> {
   const { trainee, data, backend, settings } = job;
   const found = await findLearningRate(trainee, data.train, backend, settings, {
@@ -31,7 +32,9 @@ export async function showRates(
       60,
     ),
   );
-  const path = "learning-rates.svg";
+  const path =
+    out === undefined ? "learning-rates.svg" : host.files.join(out, "learning-rates.svg");
+  if (out !== undefined) await host.files.makeDirectory(out);
   const chart = lineChart({
     title: "Loss over learning rates",
     xLabel: "learning rate",

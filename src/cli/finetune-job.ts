@@ -112,6 +112,9 @@ export async function openJob(
   spillFolder: string,
 ): Promise<Job> {
   const bits = bitsOf(options);
+  if (options["early-stopping"] !== undefined && options["eval-every"] === undefined) {
+    throw new OptionError("finetune: --early-stopping needs --eval-every — how often to judge.");
+  }
   const source = sourceOf(options);
   const opened = await openModel(host, options["model"] as string);
   const { model, tokenizer } = opened;

@@ -8,6 +8,7 @@ import {
   type Files,
   nearestNeighbour,
   type RawExample,
+  StateError,
   scoreExamples,
   streamExamples,
   type TensorRecord,
@@ -28,6 +29,13 @@ export async function measure(
     signal,
   });
   if (!score) return undefined;
+  if (!Number.isFinite(score.nll)) {
+    throw new StateError(
+      trained
+        ? `finetune: the loss on held-out examples is ${score.nll} after training — lower the learning rate.`
+        : `finetune: the loss on held-out examples is ${score.nll} before training — the model's weights may be broken.`,
+    );
+  }
   if (questions.length === 0) return { ...score, answers: [] };
   const decoder = decoderOf(job, params);
   try {

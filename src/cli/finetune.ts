@@ -41,6 +41,11 @@ async function begin({
   options,
   given,
 }: CommandContext): Promise<{ folder: string; run: Run | undefined; options: OptionValues }> {
+  if (given.has("adapter") && options["full"] === true) {
+    throw new OptionError(
+      "finetune: --adapter trains an adapter and --full all parameters — leave one of them out.",
+    );
+  }
   const resumed = options["resume"] as string | undefined;
   if (resumed !== undefined && given.has("out") && options["out"] !== resumed) {
     throw new OptionError("finetune: --resume names the run's folder; leave --out away.");
@@ -90,7 +95,13 @@ async function run(context: CommandContext): Promise<void> {
       return await showEstimate(output, host, job, begun.options);
     if (begun.options["find-learning-rate"] === true) {
       const { showRates } = await import("./find-rate.ts");
-      return await showRates(output, host, job, context.signal);
+      return await showRates(
+        output,
+        host,
+        job,
+        context.signal,
+        begun.options["out"] as string | undefined,
+      );
     }
     await refuseWhatDoesNotFit(job, begun.options);
     const origin = {
@@ -112,7 +123,9 @@ async function run(context: CommandContext): Promise<void> {
   } finally {
     await job?.data.train.close();
     await job?.data.heldOut.close();
-    if (await host.files.info(spill)) await host.files.remove(spill);
+    // What it cannot look at it did not write, and the first error is the one to show.
+    const spilled = await host.files.info(spill).catch(() => undefined);
+    if (spilled) await host.files.remove(spill);
     await begun.run?.release();
   }
 }
@@ -201,7 +214,8 @@ function progressOf(output: Output, host: Host): Parameters<typeof trainRun>[3] 
   const shown: number[] = [];
   let judged = "";
   let started = host.clock.monotonic();
-  let [firstStep, firstTokens] = [0, -1];
+  let firstStep = 0;
+  let first: { tokens: number; seconds: number } | undefined;
   return {
     onStart: (step) => {
       started = host.clock.monotonic();
@@ -212,14 +226,14 @@ function progressOf(output: Output, host: Host): Parameters<typeof trainRun>[3] 
       judged = `  held out ${nll.toFixed(3)}`;
       output.progress(`step ${step}: loss on held-out examples ${nll.toFixed(3)}`, true);
     },
-    onStep: ({ step, steps, loss, tokens }) => {
-      if (firstTokens < 0) firstTokens = tokens;
+    onStep: ({ step, steps, loss, tokens }, seconds) => {
+      first ??= { tokens, seconds };
       shown.push(loss);
       const last = shown.slice(-20);
       const smooth = last.reduce((a, b) => a + b, 0) / last.length;
       const now = (host.clock.monotonic() - started) / 1000;
       const left = (now / (step - firstStep)) * (steps - step);
-      const rate = shown.length > 1 ? (tokens - firstTokens) / now : 0;
+      const rate = shown.length > 1 ? (tokens - first.tokens) / (seconds - first.seconds) : 0;
       output.progress(
         `step ${String(step).padStart(String(steps).length)}/${steps}  loss ${smooth.toFixed(3)}${judged}  ${showCount(rate)} tokens/s  ${showTime(now)} gone, ${showTime(left)} left  ${sparkline(shown, 24)}`,
         step === 1 || step % Math.ceil(steps / 20) === 0,

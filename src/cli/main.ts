@@ -2,6 +2,7 @@
 /** The command line: finds the command, reads its options, reports errors in a sentence. */
 import { readFileSync } from "node:fs";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
+import { codeOf, namedBySystem, systemError } from "../host/node-errors.ts";
 import type { Command, CommandContext } from "./command.ts";
 import type { OutputOptions } from "./output.ts";
 
@@ -172,6 +173,8 @@ function onInterrupt(stop: () => void): void {
 
 /** Runs the same command line in a worker; this thread only passes on what is said. */
 function runInWorker(args: readonly string[]): void {
+  // As `backend/ort/node.ts` does: a worker cannot change the environment that the engine reads.
+  process.env["ORT_DISABLE_TELEMETRY"] ??= "1";
   const worker = new Worker(new URL(import.meta.url), {
     argv: [...args],
     workerData: surfaceOf(),
@@ -190,7 +193,21 @@ function runInWorker(args: readonly string[]): void {
 
 let isDebug = false;
 
-main(process.argv.slice(2)).catch((error: unknown) => {
+/** A reader that went away, as of `| head`, stops no work; what else fails in the output is told. */
+function watchOutput(): void {
+  process.stderr.on("error", () => {});
+  process.stdout.on("error", (error) => {
+    if (codeOf(error) === "EPIPE" || process.exitCode === 2) return;
+    const named = systemError(error, "standard output", "write") as Error;
+    process.stderr.write(`${named.message}\n`);
+    process.exitCode = 2;
+  });
+}
+
+if (isMainThread) watchOutput();
+
+main(process.argv.slice(2)).catch((thrown: unknown) => {
+  const error = namedBySystem(thrown);
   const isOurs = error instanceof Error && "code" in error && "details" in error;
   const message = error instanceof Error ? error.message : String(error);
   process.stderr.write(isDebug && error instanceof Error ? `${error.stack}\n` : `${message}\n`);

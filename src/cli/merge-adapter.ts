@@ -13,7 +13,7 @@ import {
 import { modelFolder, modelOption, openBackend, threadsOption } from "./models.ts";
 import { checkNew, writeFolder } from "./new-folder.ts";
 
-async function run({ host, output, options }: CommandContext): Promise<void> {
+async function run({ host, output, options, signal }: CommandContext): Promise<void> {
   const { adapter: folder, out } = options as { adapter?: string; out?: string };
   if (folder === undefined) {
     throw new OptionError("merge-adapter: --adapter is missing — give an adapter folder.");
@@ -47,6 +47,11 @@ async function run({ host, output, options }: CommandContext): Promise<void> {
     `  max |difference| / max |reference|   ${difference.maxRelative.toExponential(2)}, allowed ${tolerance}`,
   );
   output.line(`  same likeliest token                 ${(100 * difference.sameTop).toFixed(1)} %`);
+  if (signal.aborted) {
+    output.warn("Stopped; nothing was written.");
+    process.exitCode = 130;
+    return;
+  }
   output.progress("writing");
   const report = await writeFolder(out, (temporary) => merge.write(temporary));
   output.line(

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { arch, cpus, platform, totalmem } from "node:os";
 import type { OptionValues } from "./command.ts";
-import { recordedOptions } from "./finetune-options.ts";
+import { finetuneOptions, recordedOptions } from "./finetune-options.ts";
 import {
   OptionError,
   type OrtBackend,
@@ -64,6 +64,35 @@ export function runRecord(
 }
 
 /**
+ * The options that a run began with, checked as those of a command line are: run.json may be damaged,
+ * or of another package.
+ */
+function recordedIn(run: Run): OptionValues {
+  const recorded = run.record["options"];
+  if (run.record["kind"] !== "finetune" || typeof recorded !== "object" || recorded === null) {
+    throw new StateError(
+      `${run.folder}: its run.json is not one of "plasticity finetune" — name the folder of a fine-tuning.`,
+    );
+  }
+  for (const [name, value] of Object.entries(recorded)) {
+    const option = recordedOptions.includes(name) ? finetuneOptions[name]! : undefined;
+    const wanted =
+      option && (option.many ? "object" : option.type === "flag" ? "boolean" : option.type);
+    const isList = Array.isArray(value) && value.every((item) => typeof item === "string");
+    const isGood =
+      wanted === typeof value &&
+      (wanted !== "object" || isList) &&
+      (typeof value === "object" || option?.check?.(value as string | number) === undefined);
+    if (isGood) continue;
+    throw new StateError(
+      `${run.path("run.json")}: its option ${JSON.stringify(name)} cannot be ${JSON.stringify(value)} — resume with the package that began the run, or begin a new one.`,
+      { name, value },
+    );
+  }
+  return recorded as OptionValues;
+}
+
+/**
  * The options of a run that goes on: the record's, and those that may differ.
  * @throws OptionError when an option is given that differs from the record.
  */
@@ -72,7 +101,7 @@ export function resumedOptions(
   options: OptionValues,
   given: ReadonlySet<string>,
 ): OptionValues {
-  const recorded = run.record["options"] as OptionValues;
+  const recorded = recordedIn(run);
   for (const name of recordedOptions) {
     const [now, began] = [options[name], recorded[name]];
     if (!given.has(name) || JSON.stringify(now) === JSON.stringify(began)) continue;

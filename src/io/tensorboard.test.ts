@@ -4,8 +4,8 @@ import { basename, join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { fixture } from "../../test/support/fixture.ts";
 import { nodeHost } from "../host/node.ts";
+import { crc32c } from "./crc32c.ts";
 import {
-  crc32c,
   EventWriter,
   eventBytes,
   keepEvents,
@@ -40,6 +40,9 @@ describe("crc32c", () => {
     [new TextEncoder().encode("123456789"), 0xe3069283],
   ])("gives the published sums (%#)", (bytes, sum) => {
     expect(crc32c(bytes)).toBe(sum);
+    for (const cut of [0, 1, 7, 9, bytes.length]) {
+      expect(crc32c(bytes.subarray(cut), crc32c(bytes.subarray(0, cut)))).toBe(sum);
+    }
   });
 });
 
@@ -158,22 +161,29 @@ describe("EventWriter", () => {
 
   it("goes on after a stop without doubled steps, even where the stop cut a record", async () => {
     const folder = join(scratch, "resumed");
-    const event = (step: number): RunEvent => ({ wallTime: step, step, scalars: { loss: step } });
+    const event = (step: number): RunEvent => ({
+      wallTime: 5 + step / 10,
+      step,
+      scalars: { loss: step },
+    });
     const first = await EventWriter.open(files, folder, { wallTime: 5 });
     for (let step = 0; step <= 4; step++) first.add(event(step));
     await first.flush();
     await appendFile(first.path, eventBytes(event(5)).subarray(0, 20));
     await writeFile(join(folder, "metrics.jsonl"), "{}\n");
 
-    const second = await EventWriter.open(files, folder, { wallTime: 5, resumeStep: 2 });
-    second.add(event(3));
+    const second = await EventWriter.open(files, folder, { wallTime: 3, resumeStep: 2 });
+    // The clock was set back: nothing gets a time before what is there.
+    second.add({ ...event(3), wallTime: 4 });
     await second.flush();
     expect(basename(second.path)).toBe("events.out.tfevents.0000000005.plasticity.1");
     expect(hex(await readFile(first.path))).toBe(
       [versionBytes(5), ...[0, 1, 2].map((step) => eventBytes(event(step)))].map(hex).join(""),
     );
     expect(hex(await readFile(second.path))).toBe(
-      [versionBytes(5), sessionStartBytes(5, 3), eventBytes(event(3))].map(hex).join(""),
+      [versionBytes(5.2), sessionStartBytes(5.2, 3), eventBytes({ ...event(3), wallTime: 5.2 })]
+        .map(hex)
+        .join(""),
     );
     expect(await readFile(join(folder, "metrics.jsonl"), "utf8")).toBe("{}\n");
   });

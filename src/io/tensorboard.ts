@@ -13,6 +13,7 @@
  */
 import { FormatError, OptionError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
+import { crc32c } from "./crc32c.ts";
 
 /** What is logged at one moment. */
 export interface RunEvent {
@@ -32,20 +33,6 @@ const maxTagLength = 1024;
 const maxTextBytes = 2 ** 20;
 /** Around the bytes of a record: length and its sum before, a sum after. */
 const frameBytes = 16;
-
-const crcTable: Uint32Array = Uint32Array.from({ length: 256 }, (_, i) => {
-  let crc = i;
-  // 0x82f63b78 is Castagnoli's polynomial, bits reversed.
-  for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0x82f63b78 : 0);
-  return crc;
-});
-
-/** CRC-32C (Castagnoli; RFC 3720, appendix B.4), as an unsigned number. */
-export function crc32c(bytes: Uint8Array): number {
-  let crc = 0xffffffff;
-  for (const byte of bytes) crc = crcTable[(crc ^ byte) & 0xff]! ^ (crc >>> 8);
-  return ~crc >>> 0;
-}
 
 function maskedCrc(bytes: Uint8Array): number {
   const crc = crc32c(bytes);
@@ -259,6 +246,21 @@ function readRecords(file: Uint8Array, path: string): EventRecord[] {
  * @throws FormatError when a sum does not match or a record is no event.
  */
 export async function keepEvents(files: Files, path: string, step: number): Promise<number> {
+  return (await cutEvents(files, path, step)).gone;
+}
+
+/** Seconds of a record that `start` made, whose time comes first; 0 for others. */
+function wallTimeOf({ bytes }: EventRecord): number {
+  if (bytes.length < 12 + 9 || bytes[12] !== 0x09) return 0;
+  return new DataView(bytes.buffer, bytes.byteOffset).getFloat64(13, true);
+}
+
+/** As `keepEvents`; `latest` is the highest time of an event that stayed. */
+async function cutEvents(
+  files: Files,
+  path: string,
+  step: number,
+): Promise<{ readonly gone: number; readonly latest: number }> {
   const file = await files.readBytes(path, maxFileBytes);
   const records = readRecords(file, path);
   const kept = records.filter((record) => record.step <= step);
@@ -272,7 +274,8 @@ export async function keepEvents(files: Files, path: string, step: number): Prom
     }
     await files.writeBytes(path, rest);
   }
-  return records.length - kept.length;
+  const latest = kept.reduce((most, record) => Math.max(most, wallTimeOf(record) || 0), 0);
+  return { gone: records.length - kept.length, latest };
 }
 
 const filePrefix = "events.out.tfevents.";
@@ -291,11 +294,13 @@ export class EventWriter {
   readonly path: string;
   readonly #files: Files;
   #waiting: Uint8Array[];
+  #latest: number;
 
-  private constructor(files: Files, path: string, first: Uint8Array[]) {
+  private constructor(files: Files, path: string, first: Uint8Array[], wallTime: number) {
     this.#files = files;
     this.path = path;
     this.#waiting = first;
+    this.#latest = wallTime;
   }
 
   /**
@@ -308,34 +313,40 @@ export class EventWriter {
     folder: string,
     options: EventWriterOptions,
   ): Promise<EventWriter> {
-    const { wallTime, machine = "plasticity", resumeStep } = options;
+    const { machine = "plasticity", resumeStep } = options;
+    let { wallTime } = options;
     await files.makeDirectory(folder);
-    const first = [versionBytes(wallTime)];
     if (resumeStep !== undefined) {
-      first.push(sessionStartBytes(wallTime, resumeStep + 1));
       for (const { path, isDirectory } of await files.list(folder)) {
         const name = path.slice(files.join(folder, "x").length - 1);
-        if (!isDirectory && name.startsWith(filePrefix)) await keepEvents(files, path, resumeStep);
+        if (isDirectory || !name.startsWith(filePrefix)) continue;
+        wallTime = Math.max(wallTime, (await cutEvents(files, path, resumeStep)).latest);
       }
     }
+    const first = [versionBytes(wallTime)];
+    if (resumeStep !== undefined) first.push(sessionStartBytes(wallTime, resumeStep + 1));
     const seconds = String(Math.floor(wallTime)).padStart(10, "0");
     const safe = machine.replace(/[^A-Za-z0-9_-]+/g, "-").slice(0, 64);
     for (let n = 0; ; n++) {
       const path = files.join(folder, `${filePrefix}${seconds}.${safe}.${n}`);
-      if (!(await files.info(path))) return new EventWriter(files, path, first);
+      if (!(await files.info(path))) return new EventWriter(files, path, first, wallTime);
     }
   }
 
-  /** @throws OptionError as `eventBytes` does; nothing is kept then. */
+  /**
+   * Keeps an event; one before the last, as of a clock that was set back, gets the last one's time.
+   * @throws OptionError as `eventBytes` does; nothing is kept then.
+   */
   add(event: RunEvent): void {
-    this.#waiting.push(eventBytes(event));
+    const wallTime = Math.max(event.wallTime, this.#latest);
+    this.#waiting.push(eventBytes({ ...event, wallTime }));
+    this.#latest = wallTime;
   }
 
   /** Appends what waits. A run flushes before it writes a checkpoint, and at its end. */
   async flush(): Promise<void> {
     const records = this.#waiting;
     if (records.length === 0) return;
-    this.#waiting = [];
     const bytes = new Uint8Array(records.reduce((sum, record) => sum + record.length, 0));
     let at = 0;
     for (const record of records) {
@@ -343,5 +354,7 @@ export class EventWriter {
       at += record.length;
     }
     await this.#files.append(this.path, bytes);
+    // Only now: where the disk is full they wait for the next flush.
+    this.#waiting = this.#waiting.slice(records.length);
   }
 }

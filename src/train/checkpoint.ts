@@ -4,6 +4,7 @@
  */
 import { FormatError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
+import { crc32c } from "../io/crc32c.ts";
 import { isJsonObject, parseJson } from "../io/json.ts";
 import { SafetensorsFile, writeSafetensors } from "../io/safetensors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -30,6 +31,16 @@ const maxNotes = 2 ** 20;
 
 const [paramPrefix, statePrefix] = ["param/", "optimizer/"] as const;
 
+/** The sum of all numbers' bytes, in the order of their names. */
+function sumOf(entries: readonly (readonly [name: string, tensor: Tensor])[]): string {
+  let sum = 0;
+  for (const [name, { data }] of [...entries].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    sum = crc32c(new TextEncoder().encode(name), sum);
+    sum = crc32c(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), sum);
+  }
+  return sum.toString(16).padStart(8, "0");
+}
+
 /** Writes to a temporary file, syncs, renames. */
 export async function saveState(
   files: Files,
@@ -47,6 +58,7 @@ export async function saveState(
     format,
     version,
     step: String(optimizer.step),
+    crc32c: sumOf(entries),
     notes: JSON.stringify(notes),
   });
 }
@@ -81,6 +93,13 @@ export async function loadState(files: Files, path: string): Promise<SavedState>
       } else if (name.startsWith(statePrefix)) {
         tensors[name.slice(statePrefix.length)] = await file.read(name);
       } else throw wrong(`has the tensor ${JSON.stringify(name)}, which no checkpoint has.`);
+    }
+    const all = [
+      ...Object.entries(params).map(([name, tensor]) => [paramPrefix + name, tensor] as const),
+      ...Object.entries(tensors).map(([name, tensor]) => [statePrefix + name, tensor] as const),
+    ];
+    if (sumOf(all) !== metadata["crc32c"]) {
+      throw wrong("its numbers do not match its sum — the file is damaged.");
     }
     return { params, optimizer: { step, tensors }, notes };
   } finally {

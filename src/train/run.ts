@@ -6,8 +6,10 @@
  *   metrics.jsonl     a line for each step and evaluation
  *   events.out.…      the same for TensorBoard
  *   loss.svg          the same as a chart
- *   samples.jsonl     answers before and after
+ *   before.json       how the model did before
+ *   samples.json      answers before and after
  *   checkpoints/      the last few, and the best
+ *   adapter_….*       the adapter in PEFT's form, or the model in transformers', with a README card
  *   result.json       written last: a run with one is finished
  *
  * Every file is written whole or not at all, but for the logs, which a run that goes on cuts to the

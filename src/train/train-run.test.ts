@@ -5,11 +5,12 @@ import { afterAll, describe, expect, it } from "vitest";
 import { lora } from "../adapters/lora.ts";
 import { nodeOrt } from "../backend/ort/node.ts";
 import type { Example } from "../data/example.ts";
-import type { Files, FileWriter } from "../host/host.ts";
+import type { Clock, Files, FileWriter } from "../host/host.ts";
 import { nodeHost } from "../host/node.ts";
 import { Llama } from "../models/llama.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
+import { loadState } from "./checkpoint.ts";
 import { type FinetuneOptions, Finetuner, finetune } from "./finetune.ts";
 import { listCheckpoints, Run, readRun } from "./run.ts";
 import { type TrainRunOptions, type TrainRunResult, trainRun } from "./train-run.ts";
@@ -55,17 +56,13 @@ async function go(
   files: Files = host.files,
   more: TrainRunOptions = {},
   changed: FinetuneOptions = {},
+  clock: Clock = host.clock,
 ): Promise<TrainRunResult> {
   const isBegun = (await host.files.info(join(folder, "run.json"))) !== undefined;
   const run = isBegun ? await Run.open(files, folder) : await Run.create(files, folder, {});
   const tuner = await Finetuner.create(trainee(), train, backend, { ...settings, ...changed });
   try {
-    const result = await trainRun(
-      run,
-      tuner,
-      { files, clock: host.clock },
-      { ...options, ...more },
-    );
+    const result = await trainRun(run, tuner, { files, clock }, { ...options, ...more });
     await run.finish({ steps: result.steps });
     return result;
   } finally {
@@ -84,6 +81,16 @@ function bits(params: TensorRecord): Record<string, number[]> {
 function logOf(folder: string): unknown[] {
   const lines = readFileSync(join(folder, "metrics.jsonl"), "utf8").trimEnd().split("\n");
   return lines.map((line) => ({ ...(JSON.parse(line) as object), seconds: 0 }));
+}
+
+/** Times of the records of an event file: a frame of 12 bytes, the time as field 1, 4 bytes after it. */
+function wallTimes(file: Buffer): number[] {
+  const times: number[] = [];
+  for (let at = 0; at < file.length; at += 16 + Number(file.readBigUInt64LE(at))) {
+    expect(file[at + 12]).toBe(0x09);
+    times.push(file.readDoubleLE(at + 13));
+  }
+  return times;
 }
 
 /** Every change of the disk in the long form, some of them otherwise. */
@@ -239,17 +246,26 @@ describe("a run in a folder", () => {
     expect(bits(result.params)).toEqual(bits(there.params));
   });
 
-  it("takes an older checkpoint when the newest is damaged", async () => {
-    const folder = newFolder();
-    const expected = await go(folder, host.files, { keep: 3, saveEvery: 1 });
-    const [newest] = await listCheckpoints(host.files, folder);
-    writeFileSync(newest!.path, readFileSync(newest!.path).subarray(0, 100));
-    const warnings: string[] = [];
-    const again = await go(folder, host.files, { onWarn: (message) => warnings.push(message) });
-    expect(bits(again.params)).toEqual(bits(expected.params));
-    expect(warnings).toHaveLength(1);
-    expect(warnings[0]).toMatch(/step-\d{8}\.safetensors: .* Taking an older one\.$/);
-  });
+  it.each(["cut short", "changed in one bit"])(
+    "takes an older checkpoint when the newest is %s",
+    async (how) => {
+      const folder = newFolder();
+      const expected = await go(folder, host.files, { keep: 3, saveEvery: 1 });
+      const [newest] = await listCheckpoints(host.files, folder);
+      const bytes = readFileSync(newest!.path);
+      if (how === "cut short") writeFileSync(newest!.path, bytes.subarray(0, 100));
+      else {
+        // One bit of the last number.
+        bytes[bytes.length - 2]! ^= 1;
+        writeFileSync(newest!.path, bytes);
+      }
+      const warnings: string[] = [];
+      const again = await go(folder, host.files, { onWarn: (message) => warnings.push(message) });
+      expect(bits(again.params)).toEqual(bits(expected.params));
+      expect(warnings).toHaveLength(1);
+      expect(warnings[0]).toMatch(/step-\d{8}\.safetensors: .* Taking an older one\.$/);
+    },
+  );
 
   it("refuses a folder that is in use, not empty, or holds a run already", async () => {
     const folder = newFolder();
@@ -287,6 +303,86 @@ describe("a run in a folder", () => {
     expect((await listCheckpoints(host.files, folder)).map(({ step }) => step)).toEqual([1]);
     const { metrics } = await readRun(host.files, folder);
     expect(metrics.filter((line) => "loss" in line).map(({ step }) => step)).toEqual([1]);
+  });
+
+  it("keeps a checkpoint of numbers, and marks nothing as finished, when parameters overflow", async () => {
+    // Weight decay of 10 at a rate of 1e10 multiplies every number by -1e11 at each step.
+    const wild = { optimizer: "sgd", learningRate: 1e10, weightDecay: 10, schedule: "constant" };
+    const folder = newFolder();
+    const every = { evalEvery: undefined as never, saveEvery: 1, keep: 1 };
+    const fails = (steps: number) =>
+      expect(go(folder, host.files, every, { ...wild, steps, clipNorm: 1e6 })).rejects;
+    await fails(30).toThrow(
+      /^finetune: the loss at step \d+ is NaN, on examples [\d, ]+ — lower the learning rate \(10000000000\), or look at these examples\.$/,
+    );
+    const kept = await listCheckpoints(host.files, folder);
+    expect(kept.length).toBeGreaterThan(0);
+    const { params, optimizer } = await loadState(host.files, kept[0]!.path);
+    for (const { data } of Object.values(params)) {
+      expect((data as Float32Array).every(Number.isFinite)).toBe(true);
+    }
+    const { metrics, result } = await readRun(host.files, folder);
+    expect(result).toBeUndefined();
+    const steps = metrics.map(({ step }) => step);
+    expect(steps).toEqual(steps.map((_, i) => i + 1));
+    expect(steps.length).toBeGreaterThanOrEqual(optimizer.step);
+    const log = logOf(folder);
+    // The same sentence again, and the same log.
+    await fails(30).toThrow(/^finetune: the loss at step \d+ is NaN, on examples /);
+    expect(logOf(folder)).toEqual(log);
+  });
+
+  it("says that the last step's parameters are no numbers", async () => {
+    const folder = newFolder();
+    const wild = { optimizer: "sgd", learningRate: 1e10, weightDecay: 10, schedule: "constant" };
+    const every = { evalEvery: undefined as never };
+    await expect(
+      go(folder, host.files, every, { ...wild, steps: 1, learningRate: 1e38, clipNorm: 1e6 }),
+    ).rejects.toThrow(
+      /^finetune: ".*" holds numbers that are none after step 1 — lower the learning rate\.$/,
+    );
+    expect(readdirSync(folder).filter((name) => !name.startsWith("events"))).toEqual([
+      "loss.svg",
+      "metrics.jsonl",
+      "run.json",
+    ]);
+  });
+
+  it("is the same when the clock is set back by a day while it trains, and before it goes on", async () => {
+    const [whole, folder] = [newFolder(), newFolder()];
+    const expected = await go(whole);
+    let now = 1_700_000_000_000;
+    let ticks = 0;
+    const clock = {
+      now: () => {
+        ticks++;
+        if (ticks % 5 === 0) now -= 86_400_000;
+        return now++;
+      },
+      monotonic: () => performance.now(),
+    };
+    const stop = new AbortController();
+    const onStep = ({ step }: { readonly step: number }): void => {
+      if (step === 3) stop.abort();
+    };
+    const first = await go(folder, host.files, { signal: stop.signal, onStep }, {}, clock);
+    expect(first).toMatchObject({ isStopped: true, steps: 3 });
+    // What this leaves is no finished run: go() says so of every one.
+    rmSync(join(folder, "result.json"));
+    now -= 365 * 86_400_000;
+    const result = await go(folder, host.files, {}, {}, clock);
+    expect(bits(result.params)).toEqual(bits(expected.params));
+    expect(logOf(folder)).toEqual(logOf(whole));
+    const { metrics } = await readRun(host.files, folder);
+    const seconds = metrics.flatMap((line) => line["seconds"] ?? []);
+    expect(seconds).toEqual([...seconds].sort((a, b) => a - b));
+    expect(seconds[0]).toBeGreaterThan(0);
+    // TensorBoard reads files by name, and takes an earlier time for a restart.
+    const names = readdirSync(folder).filter((name) => name.startsWith("events"));
+    expect(names).toHaveLength(2);
+    const times = names.flatMap((name) => wallTimes(readFileSync(join(folder, name))));
+    expect(times.length).toBeGreaterThan(8);
+    expect(times).toEqual([...times].sort((a, b) => a - b));
   });
 
   it("checks its settings", async () => {

@@ -24,7 +24,8 @@ export interface TrainRunOptions {
   /** Ends the training after a step and leaves a checkpoint. */
   readonly signal?: AbortSignal;
   readonly onStart?: (step: number) => void;
-  readonly onStep?: (info: FinetuneStep) => void;
+  /** With the time in steps so far, evaluations left out. */
+  readonly onStep?: (info: FinetuneStep, seconds: number) => void;
   readonly onEvaluate?: (step: number, score: ExampleScore) => void;
   readonly onSave?: (step: number) => void;
   readonly onWarn?: (message: string) => void;
@@ -116,10 +117,11 @@ export async function trainRun(
     const state = await tuner.state();
     // The next step says that its loss is no number, and on which examples.
     if (notFinite(state.params) !== undefined) return;
+    // Events first: those beyond the checkpoint are cut when the run goes on, lost ones stay lost.
+    await events.flush();
     await run.save(state, { seconds }, kept);
     savedStep = tuner.step;
     lastSave = host.clock.monotonic();
-    await events.flush();
     options.onSave?.(savedStep);
   };
   const isToBeJudged = (): boolean =>
@@ -169,7 +171,7 @@ export async function trainRun(
         "train/learningRate": learningRate,
         "train/gradientNorm": gradientNorm,
       });
-      options.onStep?.(info);
+      options.onStep?.(info, seconds);
       if (isToBeJudged()) await judge();
       const isDue =
         options.saveEvery === undefined && host.clock.monotonic() - lastSave >= saveSeconds * 1000;

@@ -15,7 +15,7 @@ import { dot } from "../../ir/linear.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { compile, spec, trace } from "../compile.ts";
 import { nodeOrt } from "./node.ts";
-import type { OrtBackend, OrtSession, OrtTensor } from "./ort.ts";
+import { OrtBackend, type OrtSession, type OrtTensor } from "./ort.ts";
 
 let backend: OrtBackend;
 
@@ -307,6 +307,60 @@ describe("an executable", () => {
       "run: the executable was released — load it again.",
     );
     expect(() => executable.runSync([x])).toThrow(StateError);
+  });
+});
+
+describe("a session that may be used a few times only", () => {
+  const square = (value: number): Tensor =>
+    new Tensor("float32", [128, 128], new Float32Array(128 * 128).fill(value));
+
+  /** A backend that tells which sessions were loaded without an arena. */
+  function watched(): { own: OrtBackend; asked: (boolean | undefined)[] } {
+    const asked: (boolean | undefined)[] = [];
+    const { binding } = backend;
+    const own = new OrtBackend({
+      ...binding,
+      session: (model, options) => {
+        asked.push(options.withoutArena);
+        return binding.session(model, options);
+      },
+    });
+    return { own, asked };
+  }
+
+  test("gets an arena after 64 runs, and goes on with the same numbers", async () => {
+    const { own, asked } = watched();
+    const { program } = trace((a: Value, b: Value) => tanh(dot(a, b)), [square(0), square(0)]);
+    const executable = await own.load(program);
+    for (let i = 0; i < 66; i++) {
+      expect(asked).toEqual(i <= 64 ? [true] : [true, false]);
+      const [y] = await executable.run([square(i / 64), square(1 / 64)]);
+      // 128 · i / 64²
+      expect(y!.numbers()[5]).toBeCloseTo(Math.tanh(i / 32), 5);
+    }
+    await executable.release();
+    expect(asked).toEqual([true, false]);
+  });
+
+  test.each([
+    ["it has little to do", [spec([2, 2]), spec([2, 2])], false],
+    ["a size is open", [spec(["n", 128]), square(0)], false],
+    ["it holds weights", [square(0), square(0)], true],
+  ])("has an arena at once where %s", async (_, inputs, holds) => {
+    const { own, asked } = watched();
+    const { program } = trace(((a: Value, b: Value) => dot(a, b)) as never, inputs as never);
+    const frozen = new Map([[program.inputs[1]!, square(1)]]);
+    const executable = await own.load(program, holds ? { frozen } : {});
+    await executable.release();
+    expect(asked).toEqual([false]);
+  });
+
+  test("has an arena at once where its blocks are large", async () => {
+    const { own, asked } = watched();
+    const large = (a: Value, b: Value): Value => tanh(add(mul(a, a), mul(b, b)));
+    const { program } = trace(large, [spec([2100, 2100]), spec([2100, 2100])]);
+    await (await own.load(program)).release();
+    expect(asked).toEqual([false]);
   });
 });
 

@@ -43,6 +43,9 @@ const version = "1.30.0";
 
 async function loadNative(): Promise<{ native: Native; common: Common }> {
   try {
+    // Version 1.30 writes an id of the machine to ~/.cache/Microsoft and sends reports, unless told not
+    // to before it loads. In a worker this is a copy of the environment: its parent must have said so.
+    process.env["ORT_DISABLE_TELEMETRY"] ??= "1";
     const { createRequire } = await import("node:module");
     const require = createRequire(import.meta.url);
     const common = require("onnxruntime-common") as Common;
@@ -85,7 +88,7 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
   const maxThreads = availableParallelism();
   const session = async (
     model: Uint8Array<ArrayBuffer>,
-    { threads, withoutOptimizers = [], hasStored, isQuiet, profile }: SessionOptions,
+    { threads, withoutOptimizers = [], hasStored, isQuiet, withoutArena, profile }: SessionOptions,
   ): Promise<OrtSession> => {
     const loaded = new native.InferenceSession();
     const sessionOptions = {
@@ -96,6 +99,8 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
       graphOptimizationLevel: hasStored ? "all" : "basic",
       // A plan of the memory costs as much again: it comes on top of what the first run took.
       enableMemPattern: false,
+      // An arena keeps what the largest run took, for one model alone.
+      enableCpuMemArena: !withoutArena,
       // Errors come as exceptions; ONNX Runtime would print them too.
       logSeverityLevel: 4,
       extra: {
@@ -143,6 +148,7 @@ export async function nodeOrt(options: NodeOrtOptions = {}): Promise<OrtBackend>
     maxThreads,
     writesInPlace: true,
     canBeQuiet: provider === "cpu",
+    hasArenas: provider === "cpu",
     tensor: (dtype: Dtype, data, dims) => new common.Tensor(dtype, data, dims),
     session,
   };

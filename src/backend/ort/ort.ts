@@ -1,10 +1,11 @@
 /** Runs programs on ONNX Runtime: Node's CPU and WebGPU providers, or WebAssembly anywhere. */
-import { ShapeError, StateError } from "../../errors.ts";
+import { ShapeError, StateError, UnsupportedError } from "../../errors.ts";
 import type { Spec } from "../../ir/graph.ts";
 import { type ArrayOf, byteSize, type Dtype, viewOn } from "../../tensor/dtype.ts";
-import { sameShape, showShape } from "../../tensor/shape.ts";
+import { isStatic, sameShape, showShape, sizeOf } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import {
+  type AnyTensor,
   type Backend,
   bindDim,
   bindInputs,
@@ -12,7 +13,9 @@ import {
   type LoadOptions,
   type Program,
 } from "../backend.ts";
+import type { GpuDevice } from "./device.ts";
 import { type Lowered, lower } from "./lower.ts";
+import { peakBytes } from "./peak.ts";
 import type { OrtTarget } from "./target.ts";
 
 /** A tensor as the binding takes it. */
@@ -42,6 +45,8 @@ export interface SessionOptions {
   readonly hasStored?: boolean;
   /** The model's first output is the one that stops results from being copied. */
   readonly isQuiet?: boolean;
+  /** Keep no memory between runs, where the binding can do without. */
+  readonly withoutArena?: boolean;
   readonly profile?: string;
 }
 
@@ -55,6 +60,10 @@ export interface OrtBinding {
   readonly writesInPlace: boolean;
   /** Whether a quiet model (see `lower.ts`) saves the copy of its results. */
   readonly canBeQuiet: boolean;
+  /** Whether `withoutArena` makes a difference. */
+  readonly hasArenas?: boolean;
+  /** Memory of a device whose tensors sessions read and write directly. */
+  readonly device?: GpuDevice;
   tensor(dtype: Dtype, data: unknown, dims: readonly number[]): OrtTensor;
   session(model: Uint8Array<ArrayBuffer>, options: SessionOptions): Promise<OrtSession>;
 }
@@ -66,6 +75,21 @@ export interface OrtOptions {
 
 /** Below this many multiply-adds a second thread costs more than it brings. */
 const smallWork = 2e6;
+
+/**
+ * After so many runs a session of a small program is loaded again, with an arena. Until then it takes memory
+ * at each run and gives it back: sessions that come and go then share what one of them needs.
+ */
+const runsWithoutArena = 64;
+
+/** Larger programs have an arena at once: the system would map their blocks anew at every run. */
+const smallBytes = 2 ** 25;
+
+/** Whether an arena is worth its memory only after some runs. */
+function isSmall(program: Program): boolean {
+  const isOpen = program.graph.inputs.some(({ shape }) => !isStatic(shape));
+  return !isOpen && workOf(program) >= smallWork && peakBytes(program) <= smallBytes;
+}
 
 /** Copying fewer bytes than this costs less than the exception that saves it. */
 const quietBytes = 2 ** 18;
@@ -88,6 +112,10 @@ export class OrtBackend implements Backend {
     this.#threads = options.threads;
   }
 
+  get device(): GpuDevice | undefined {
+    return this.binding.device;
+  }
+
   async load(
     program: Program,
     options: LoadOptions & { profile?: string } = {},
@@ -96,14 +124,27 @@ export class OrtBackend implements Backend {
     const lowered = lower(program, this.binding.target, options.frozen, { isQuiet });
     const wanted = options.threads ?? this.#threads;
     const threads = wanted ?? (workOf(program) < smallWork ? 1 : this.binding.maxThreads);
-    const session = await this.binding.session(lowered.model, {
-      threads,
-      withoutOptimizers: lowered.withoutOptimizers,
-      isQuiet,
-      hasStored: (options.frozen?.size ?? 0) > 0,
-      ...(options.profile !== undefined && { profile: options.profile }),
-    });
-    return new OrtExecutable(this.binding, session, program, lowered, options.frozen);
+    const hasStored = (options.frozen?.size ?? 0) > 0;
+    const session = (withoutArena: boolean): Promise<OrtSession> =>
+      this.binding.session(lowered.model, {
+        threads,
+        withoutArena,
+        withoutOptimizers: lowered.withoutOptimizers,
+        isQuiet,
+        hasStored,
+        ...(options.profile !== undefined && { profile: options.profile }),
+      });
+    const isFixed = hasStored || options.profile !== undefined || !this.binding.hasArenas;
+    const isTrial = !isFixed && isSmall(program);
+    const withArena = isTrial ? (): Promise<OrtSession> => session(false) : undefined;
+    return new OrtExecutable(
+      this.binding,
+      await session(isTrial),
+      program,
+      lowered,
+      withArena,
+      options.frozen,
+    );
   }
 }
 
@@ -139,14 +180,19 @@ class OrtExecutable implements Executable {
   /** Wrapping a tensor for the binding costs more than a lookup. */
   readonly #wrapped: WeakMap<Tensor, OrtTensor> = new WeakMap();
   #running = false;
+  #runs = 0;
+  /** Loads the session again with an arena, once that pays. */
+  #withArena: (() => Promise<OrtSession>) | undefined;
 
   constructor(
     binding: OrtBinding,
     session: OrtSession,
     program: Program,
     lowered: Lowered,
+    withArena: (() => Promise<OrtSession>) | undefined,
     frozen: ReadonlyMap<string, Tensor> = new Map(),
   ) {
+    this.#withArena = withArena;
     this.#binding = binding;
     this.#session = session;
     const { model: _, ...rest } = lowered;
@@ -166,13 +212,42 @@ class OrtExecutable implements Executable {
     inputs: readonly Tensor[],
     into: readonly (Tensor | undefined)[] = [],
   ): Promise<Tensor[]> {
+    return this.#run(inputs, into);
+  }
+
+  /** @throws UnsupportedError where the backend keeps no tensors on a device. */
+  async runOnDevice(
+    inputs: readonly AnyTensor[],
+    into: readonly (AnyTensor | undefined)[] = [],
+  ): Promise<AnyTensor[]> {
+    if (!this.#binding.device) {
+      throw new UnsupportedError(
+        `runOnDevice: ${this.#binding.name} keeps no tensors on a device — use run.`,
+      );
+    }
+    return this.#run(inputs, into);
+  }
+
+  async #run<T extends AnyTensor>(
+    inputs: readonly T[],
+    into: readonly (T | undefined)[],
+  ): Promise<T[]> {
     const call = this.#prepare(inputs, into);
     this.#running = true;
     try {
+      if (this.#withArena && ++this.#runs > runsWithoutArena)
+        await this.#takeArena(this.#withArena);
       return this.#finish(call, await this.#session!.run(call.feeds, call.fetches));
     } finally {
       this.#running = false;
     }
+  }
+
+  async #takeArena(load: () => Promise<OrtSession>): Promise<void> {
+    this.#withArena = undefined;
+    const former = this.#session;
+    this.#session = await load();
+    await former?.release();
   }
 
   get runSync(): Executable["runSync"] & {} {
@@ -186,7 +261,7 @@ class OrtExecutable implements Executable {
     };
   }
 
-  #prepare(inputs: readonly Tensor[], into: readonly (Tensor | undefined)[]): Call {
+  #prepare<T extends AnyTensor>(inputs: readonly T[], into: readonly (T | undefined)[]): Call<T> {
     if (!this.#session) throw new StateError("run: the executable was released — load it again.");
     if (this.#running) throw new StateError("run: still running — await the last run first.");
     const bindings = bindInputs("run", this.inputs, inputs);
@@ -207,17 +282,21 @@ class OrtExecutable implements Executable {
           `run: output "${name}" is ${dtype} ${showShape(shape)}, the tensor to write to ${given.dtype} ${showShape(given.shape)}.`,
         );
       }
-      const tensor = given ?? (writesInPlace ? Tensor.zeros(shape, dtype) : undefined);
+      const tensor: AnyTensor | undefined =
+        given ?? (writesInPlace ? Tensor.zeros(shape, dtype) : undefined);
       // The binding does not take empty preallocated tensors.
-      const usable = writesInPlace && tensor !== undefined && tensor.size > 0;
+      const isWritten = writesInPlace || !(tensor instanceof Tensor);
+      const usable = isWritten && tensor !== undefined && sizeOf(shape) > 0;
       fetches[this.lowered.outputs[i]!] = usable ? this.#wrap(tensor) : null;
-      return tensor;
+      return tensor as T | undefined;
     });
+    this.#binding.device?.count(bytesOf(inputs), 0);
     return { feeds, fetches, results };
   }
 
-  #finish(call: Call, returned: Record<string, OrtTensor>): Tensor[] {
-    return call.results.map((tensor, i) => {
+  #finish<T extends AnyTensor>(call: Call<T>, returned: Record<string, OrtTensor>): T[] {
+    const results = call.results.map((tensor, i) => {
+      if (tensor && !(tensor instanceof Tensor)) return tensor;
       if (tensor && (this.#binding.writesInPlace || tensor.size === 0)) return tensor;
       const { dtype } = this.outputs[i]!;
       const { data, dims } = returned[this.lowered.outputs[i]!]!;
@@ -227,9 +306,12 @@ class OrtExecutable implements Executable {
       (tensor.data as Float32Array).set(view as Float32Array);
       return tensor;
     });
+    this.#binding.device?.count(0, bytesOf(results));
+    return results as T[];
   }
 
-  #wrap(tensor: Tensor): OrtTensor {
+  #wrap(tensor: AnyTensor): OrtTensor {
+    if (!(tensor instanceof Tensor)) return this.#binding.device!.wrap(tensor);
     let wrapped = this.#wrapped.get(tensor);
     if (!wrapped) {
       wrapped = this.#binding.tensor(tensor.dtype, tensor.data, tensor.shape);
@@ -252,26 +334,26 @@ class OrtExecutable implements Executable {
  */
 function checkApart(
   inputSpecs: Executable["inputs"],
-  inputs: readonly Tensor[],
+  inputs: readonly AnyTensor[],
   outputSpecs: Executable["outputs"],
-  outputs: readonly (Tensor | undefined)[],
+  outputs: readonly (AnyTensor | undefined)[],
 ): void {
   type Span = readonly [from: number, to: number, what: () => string];
-  const spans = new Map<ArrayBufferLike, Span[]>();
-  const claim = ({ data }: Tensor, what: () => string): void => {
-    const span: Span = [data.byteOffset, data.byteOffset + data.byteLength, what];
-    const others = spans.get(data.buffer);
+  const spans = new Map<object, Span[]>();
+  const claim = (tensor: AnyTensor, what: () => string): void => {
+    const [memory, from, to] = placeOf(tensor);
+    const span: Span = [from, to, what];
+    const others = spans.get(memory);
     if (others) others.push(span);
-    else spans.set(data.buffer, [span]);
+    else spans.set(memory, [span]);
   };
   inputs.forEach((tensor, i) => {
     claim(tensor, () => `input "${inputSpecs[i]!.name}"`);
   });
   outputs.forEach((tensor, i) => {
-    if (!tensor || tensor.size === 0) return;
-    const from = tensor.data.byteOffset;
-    const to = from + tensor.data.byteLength;
-    const other = spans.get(tensor.data.buffer)?.find((span) => span[0] < to && from < span[1]);
+    if (!tensor || sizeOf(tensor.shape) === 0) return;
+    const [memory, from, to] = placeOf(tensor);
+    const other = spans.get(memory)?.find((span) => span[0] < to && from < span[1]);
     if (other) {
       throw new StateError(
         `run: output "${outputSpecs[i]!.name}" shares memory with ${other[2]()} — give it memory of its own.`,
@@ -281,8 +363,23 @@ function checkApart(
   });
 }
 
-interface Call {
+/** The memory that a tensor lies in, and where in it; a tensor on a device has one of its own. */
+function placeOf(tensor: AnyTensor): readonly [memory: object, from: number, to: number] {
+  if (!(tensor instanceof Tensor)) return [tensor, 0, 1];
+  const { buffer, byteOffset, byteLength } = tensor.data;
+  return [buffer, byteOffset, byteOffset + byteLength];
+}
+
+/** Bytes of the tensors that are in host memory. */
+function bytesOf(tensors: readonly (AnyTensor | undefined)[]): number {
+  return tensors.reduce(
+    (total, tensor) => total + (tensor instanceof Tensor ? tensor.data.byteLength : 0),
+    0,
+  );
+}
+
+interface Call<T extends AnyTensor> {
   readonly feeds: Record<string, OrtTensor>;
   readonly fetches: Record<string, OrtTensor | null>;
-  readonly results: readonly (Tensor | undefined)[];
+  readonly results: readonly (T | undefined)[];
 }

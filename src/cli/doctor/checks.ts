@@ -181,7 +181,7 @@ export async function checkPackages(wanted: Readonly<Record<string, string>>): P
   );
 }
 
-/** Multiply-adds of a product of two matrices of this size, twice. */
+/** Rows and columns of the matrices whose product is timed. */
 const side = 1024;
 
 async function gflops(threads: number, milliseconds: number): Promise<number> {
