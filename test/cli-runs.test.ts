@@ -192,6 +192,15 @@ describe("before a run", () => {
     expect(readdirSync(root)).not.toContain("dry");
   });
 
+  it("--dry-run knows the memory of a real run within a quarter", async () => {
+    const args = ["finetune", "--data", "commands", "--steps", "40", "--eval-limit", "0", "--json"];
+    const estimate = jsonOf(await cli([...args, "--dry-run"]));
+    const report = jsonOf(await cli([...args, "--out", "measured"]));
+    const ratio = Number(estimate["memoryBytes"]) / Number(report["peakMemoryBytes"]);
+    expect(ratio).toBeGreaterThan(0.75);
+    expect(ratio).toBeLessThan(1.25);
+  });
+
   it("refuses what does not fit into memory, and says what would", async () => {
     const big = [
       "finetune",

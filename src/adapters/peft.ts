@@ -1,8 +1,10 @@
 /** Adapter folders as PEFT writes and reads them: adapter_config.json, adapter_model.safetensors. */
 import { FormatError, MissingError, OptionError, UnsupportedError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
+import { refusePickle } from "../io/checkpoint.ts";
 import { isJsonObject, type JsonObject, parseJson } from "../io/json.ts";
 import { SafetensorsFile, writeSafetensors } from "../io/safetensors.ts";
+import { asWeights } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
@@ -151,7 +153,8 @@ function bind(model: LanguageModel, options: LoraOptions, file: string): LoraAda
 
 /**
  * Reads a folder for a model, strictly: every tensor is applied, or named in an error.
- * @throws MissingError when the folder is no adapter; FormatError when its tensors do not fit.
+ * @throws MissingError when the folder is no adapter; FormatError when its tensors do not fit;
+ * UnsupportedError when they are in a pickle.
  */
 export async function loadAdapter(
   files: Files,
@@ -165,7 +168,9 @@ export async function loadAdapter(
   const config = parseJson(await files.readBytes(file, configLimit), file);
   if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
   const adapter = bind(model, readOptions(config, file, model), file);
-  const weights = await SafetensorsFile.open(files, files.join(path, weightsName));
+  const weightsPath = files.join(path, weightsName);
+  if (!(await files.info(weightsPath))) await refusePickle(files, path);
+  const weights = await SafetensorsFile.open(files, weightsPath);
   try {
     const expected = adapter.init(new Rng(0));
     const missing = Object.keys(expected).filter((name) => !weights.entries.has(name));
@@ -184,7 +189,7 @@ export async function loadAdapter(
           `${weights.path}: "${name}" must have shape ${showShape(like.shape)}, got ${showShape(tensor.shape)}.`,
         );
       }
-      params[name] = tensor.to("float32");
+      params[name] = asWeights(tensor, `${weights.path}: tensor "${name}"`);
     }
     return { adapter, params };
   } finally {

@@ -99,11 +99,9 @@ describe("ChatTemplate", () => {
     ],
   ])("stops a template that %s", async (_, text, sentence) => {
     const template = await parseChatTemplate(text, "t");
-    const started = performance.now();
     expect(() => template.prompt(hello, false)).toThrow(
       `the chat template of t fails on these messages: ${sentence}`,
     );
-    expect(performance.now() - started).toBeLessThan(10_000);
   });
 
   it("refuses templates that are too long, too blank or no Jinja", async () => {

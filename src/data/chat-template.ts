@@ -112,13 +112,21 @@ function strftime(date: Date, format: string): string {
 /** Llama 3's own date where it has no clock: data must not depend on the day it is encoded. */
 const defaultDate = new Date(Date.UTC(2024, 6, 26));
 
-/** A content with its marks inside its white space, so that a template may trim it. */
-function marked(content: string, index: number): string {
-  const core = content.trim();
-  if (core === "") return content;
-  const at = content.indexOf(core);
-  const [before, after] = [content.slice(0, at), content.slice(at + core.length)];
-  return `${before}${contentStart}${index}${contentBreak}${core}${contentEnd}${after}`;
+/**
+ * A content with its marks inside its white space, so that a template may trim it. What an assistant
+ * thought is marked apart from what it said, as templates cut contents at these tags.
+ */
+function marked({ role, content }: ChatMessage, index: number): string {
+  const parts = role === "assistant" ? content.split(/(<\/?think>)/) : [content];
+  return parts
+    .map((part, i) => {
+      const core = part.trim();
+      if (core === "" || i % 2 === 1) return part;
+      const at = part.indexOf(core);
+      const [before, after] = [part.slice(0, at), part.slice(at + core.length)];
+      return `${before}${contentStart}${index}${contentBreak}${core}${contentEnd}${after}`;
+    })
+    .join("");
 }
 
 /** Takes the marks out; undefined where they are not in pairs. */
@@ -270,9 +278,9 @@ export class ChatTemplate {
       const plain = unmark(this.#run(plainMessages(messages), isPrompt));
       if (!plain) throw new Error("its {% generation %} blocks do not pair");
       const generated = this.hasGeneration ? plain.generated : undefined;
-      const withMarks = plainMessages(messages).map(({ role, content }, i) => ({
-        role,
-        content: marked(content, i),
+      const withMarks = messages.map((message, i) => ({
+        role: message.role,
+        content: marked(message, i),
       }));
       let found: Rendering | undefined;
       try {

@@ -121,6 +121,32 @@ describe("encodeChat", () => {
     expect(lossText(made)).toBe("<think>u</think>d<|im_end|>|");
   });
 
+  it("begins an answer after its opening, also where thoughts are cut out", async () => {
+    // As Qwen 3: contents are cut at the tags, and how earlier turns look depends on later ones.
+    const text =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if '</think>' in m.content %}{% set thought = m.content.split('</think>')[0].split('<think>')[-1] | trim %}{% if loop.last or messages | length < 4 %}<think>\n{{ thought }}\n</think>\n\n{% endif %}{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    const template = await templateOf(text, chatml.roles);
+    const messages = [
+      { role: "user", content: "a" },
+      { role: "assistant", content: "<think>\nt\n</think>\n\nb" },
+      { role: "user", content: "c" },
+      { role: "assistant", content: "<think>\nu\n</think>\n\nd" },
+    ];
+    const made = encodeChat(messages, template, tokenizer, "completion", "here");
+    expect(lossText(made)).toBe("b<|im_end|>|<think>\nu\n</think>\n\nd<|im_end|>|");
+  });
+
+  it("closes turns that the template leaves open", async () => {
+    // As GLM 4: a turn ends where the next one opens; after the last there is only the end.
+    const text =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    const template = await templateOf(text, chatml.roles);
+    const made = encodeChat(turns, template, tokenizer, "completion", "here");
+    expect(lossText(made)).toBe("b<|im_start|>|d<|im_end|>");
+    const open = encodeChat(turns.slice(0, 3), template, tokenizer, "completion", "here");
+    expect(lossText(open)).toBe("b<|im_start|>|");
+  });
+
   it("says when it cannot tell where a turn is", async () => {
     const template = await templateOf(
       "{% for m in messages %}{% if m.content == 'b' %}B{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}?{% endif %}",

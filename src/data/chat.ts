@@ -4,10 +4,9 @@
  * The template's rendering is cut at its special tokens and where loss begins and ends. Only the
  * template's own text is read for special tokens: contents stay text whatever is written in them.
  *
- * Loss of an assistant's turn begins where the prompt of an answer ends (`add_generation_prompt`), or
- * with its content where the template renders earlier turns otherwise than later ones; it ends with
- * what closes the turn, such as `<|im_end|>`, white space after that left out. A template that marks
- * `{% generation %}` says so itself.
+ * Loss of an assistant's turn begins where the prompt of an answer ends (`add_generation_prompt`); it
+ * ends with what closes the turn, such as `<|im_end|>`, white space after that left out. A template
+ * that marks `{% generation %}` says so itself.
  */
 import { FormatError } from "../errors.ts";
 import type { ChatTemplate, Rendering, Span } from "./chat-template.ts";
@@ -69,27 +68,55 @@ function lossSpans(
   let answers = messages.flatMap((message, i) => (isAnswer(message) ? [i] : []));
   if (lossOn === "last") answers = answers.slice(-1);
   return answers.map((i) => {
-    const content = contents?.find(({ message }) => message === i);
-    const before = renderedPrefix(template, messages.slice(0, i), true, text);
-    const start = before ?? content?.start;
+    const own = (contents ?? []).filter(({ message }) => message === i);
+    const before = messages.slice(0, i);
+    const start =
+      renderedPrefix(template, before, true, text) ??
+      afterOpening(template, before, text, contents ?? [], own[0]?.start) ??
+      own[0]?.start;
     if (start === undefined) {
       throw new FormatError(
         `${where}: turn ${i + 1} cannot be found in what the chat template of ${template.where} makes of the chat — give a template that renders turns one after the other, or marks them with {% generation %}.`,
       );
     }
-    const contentEnd = Math.max(start, content?.end ?? start);
-    const after =
-      i === messages.length - 1
-        ? text.length
-        : renderedPrefix(template, messages.slice(0, i + 1), false, text);
-    if (after !== undefined) {
-      return { start, end: Math.max(contentEnd, text.slice(0, after).trimEnd().length) };
-    }
-    const next = contents?.find((other) => other.start >= contentEnd && other.message !== i)?.start;
-    const closing = specials.find((special) => special.start >= contentEnd);
-    const isOwn = closing !== undefined && closing.end <= (next ?? text.length);
-    return { start, end: isOwn ? closing.end : contentEnd };
+    const contentEnd = Math.max(start, own.at(-1)?.end ?? start);
+    const isLast = i === messages.length - 1;
+    const after = isLast
+      ? text.length
+      : renderedPrefix(template, messages.slice(0, i + 1), false, text);
+    const end = after && Math.max(contentEnd, text.slice(0, after).trimEnd().length);
+    const next = specials.find((special) => special.start >= contentEnd);
+    if (end !== undefined && (end > contentEnd || next?.start !== after)) return { start, end };
+    // The turn is closed by the next special token, be it the next turn's opening (as in GLM 4).
+    const following = contents?.find((other) => other.start >= contentEnd && other.message !== i);
+    const isOwn = next !== undefined && next.end <= (following?.start ?? text.length);
+    return { start, end: isOwn ? next.end : contentEnd };
   });
+}
+
+/**
+ * Where a turn's own text begins after what opens it: what the template adds to the turns before for
+ * an answer to begin. For templates that render earlier turns otherwise than later ones.
+ */
+function afterOpening(
+  template: ChatTemplate,
+  before: readonly ChatMessage[],
+  text: string,
+  contents: readonly Span[],
+  contentAt: number | undefined,
+): number | undefined {
+  if (contentAt === undefined || before.length === 0) return undefined;
+  try {
+    const [closed, open] = [template.prompt(before, false), template.prompt(before, true)];
+    const opening = open.startsWith(closed) ? open.slice(closed.length) : "";
+    if (opening === "") return undefined;
+    const at = text.lastIndexOf(opening, contentAt - opening.length);
+    const previous = contents.filter(({ end }) => end <= contentAt).at(-1)?.end ?? 0;
+    return at >= previous ? at + opening.length : undefined;
+  } catch (error) {
+    if (error instanceof FormatError) return undefined;
+    throw error;
+  }
 }
 
 /** The length of a beginning's rendering, where the whole begins with it. */
@@ -123,9 +150,11 @@ export function encodeChat(
   where: string,
 ): Tokens {
   const rendering = template.render(messages, where);
-  return writeTokens(rendering, messages, template, tokenizer, where, (specials) =>
+  const writer = writeTokens(rendering, messages, template, tokenizer, where, (specials) =>
     lossSpans(rendering, messages, template, specials, lossOn, where),
   );
+  closeLast(writer, rendering, messages, tokenizer);
+  return writer;
 }
 
 /**
@@ -149,7 +178,7 @@ function writeTokens(
   tokenizer: Tokenizer,
   where: string,
   spansOf: (specials: readonly Span[]) => readonly Span[],
-): Tokens {
+): TokenWriter {
   if (!rendering.contents) {
     const written = messages
       .map(({ content }) => content.match(tokenizer.specialPattern)?.[0])
@@ -174,6 +203,19 @@ function writeTokens(
   return writer;
 }
 
+/** Ends a chat whose template closes its last answer with nothing, so that a model learns to stop. */
+function closeLast(
+  writer: TokenWriter,
+  rendering: Rendering,
+  messages: readonly ChatMessage[],
+  { eosId }: Tokenizer,
+): void {
+  const end = rendering.contents?.at(-1)?.end;
+  const isOpen = end !== undefined && rendering.text.slice(end).trim() === "";
+  const isAnswered = isAnswer(messages.at(-1)!) && writer.mask.at(-1) === 1;
+  if (isOpen && isAnswered && eosId !== undefined) writer.push([eosId], true);
+}
+
 /** Writes tokens in order; borders of loss are borders of tokens. */
 class TokenWriter implements Tokens {
   readonly ids: number[] = [];
@@ -193,7 +235,7 @@ class TokenWriter implements Tokens {
     return this.#spans.some(({ start, end }) => start <= at && at < end);
   }
 
-  #push(ids: ArrayLike<number>, hasLoss: boolean): void {
+  push(ids: ArrayLike<number>, hasLoss: boolean): void {
     for (let i = 0; i < ids.length; i++) {
       this.ids.push(ids[i]!);
       this.mask.push(hasLoss ? 1 : 0);
@@ -201,11 +243,11 @@ class TokenWriter implements Tokens {
   }
 
   begin(): void {
-    this.#push(this.#tokenizer.beginning, false);
+    this.push(this.#tokenizer.beginning, false);
   }
 
   special(token: SpecialToken, at: number): void {
-    this.#push([token.id], this.#hasLoss(at));
+    this.push([token.id], this.#hasLoss(at));
     this.#last = token;
   }
 
@@ -229,7 +271,7 @@ class TokenWriter implements Tokens {
       const part = text.slice(piece, border);
       const ids =
         before === undefined ? this.#first(part) : this.#tokenizer.encodeAfter(before, part);
-      this.#push(ids, this.#hasLoss(piece));
+      this.push(ids, this.#hasLoss(piece));
       before = part;
       piece = border;
     }

@@ -47,11 +47,12 @@ export class DataHash {
     this.bytes(new TextEncoder().encode(value));
   }
 
-  example({ ids, mask, segments }: Example): void {
+  example({ ids, mask, segments, isGood }: Example): void {
     this.word(ids.length);
     this.words(ids);
     this.bytes(mask);
     if (segments) this.words(segments);
+    if (isGood) this.word(1);
   }
 
   /** 16 hexadecimal digits; more may be added afterwards. */

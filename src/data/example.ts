@@ -26,6 +26,8 @@ export interface PairExample extends Located {
   readonly prompt: string;
   readonly completion: string;
   readonly system?: string;
+  /** Whether the completion was judged good, where it was judged (KTO). */
+  readonly label?: boolean;
 }
 
 export interface ChatExample extends Located {
@@ -53,6 +55,8 @@ export interface Example {
    * other: attention is block-diagonal and positions restart. Absent: one example.
    */
   readonly segments?: Int32Array;
+  /** Of answers that were judged one by one: true where it was judged good. */
+  readonly isGood?: boolean;
 }
 
 function turnsText(turns: Turns): string {

@@ -315,6 +315,15 @@ describe("epochBatches", () => {
     expect(spans).not.toEqual(sorted);
   });
 
+  it("takes typed lengths, and refuses a size that is none", () => {
+    expect(epochBatches(Int32Array.from(lengths), 4, new Rng(1))).toEqual(
+      epochBatches(lengths, 4, new Rng(1)),
+    );
+    expect(() => epochBatches(lengths, 0, new Rng(1))).toThrow(
+      "epochBatches: batchSize must be a whole number from 1, got 0.",
+    );
+  });
+
   it("repeats with the same seed and differs with another", () => {
     const first = epochBatches(lengths, 4, new Rng(1));
     expect(epochBatches(lengths, 4, new Rng(1))).toEqual(first);

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { FormatError, OptionError } from "../errors.ts";
 import type { RawExample } from "./example.ts";
@@ -262,6 +263,21 @@ describe("toExample", () => {
   ])("names the place of %s", (_, record, sentence) => {
     expect(() => example(record)).toThrow(FormatError);
     expect(() => example(record)).toThrow(`d.jsonl:5: ${sentence}`);
+  });
+});
+
+describe("the guide", () => {
+  it("shows layouts that are understood", () => {
+    const guide = readFileSync(new URL("../../docs/your-data.md", import.meta.url), "utf8");
+    const blocks = [...guide.matchAll(/^```json\n([\s\S]*?)^```$/gm)].map(([, code]) => code!);
+    expect(blocks.map((code) => example(code.trim()).kind)).toEqual([
+      "text",
+      "pair",
+      "chat",
+      "chat",
+      "pair",
+      "preference",
+    ]);
   });
 });
 

@@ -3,7 +3,8 @@
  * position. The examples are bit for bit those that were written.
  *
  *   head     "PLXDATA1", then 0x01020304 as the machine writes it
- *   records  of each example: n ids as int32, then its mask, a bit a token, filled up to 4 bytes
+ *   records  of each example: n ids as int32, then its mask, a bit a token, filled up to 4 bytes; the
+ *            bit of the first token, which never carries loss, says that the answer was judged good
  *   index    n of each example as int32
  *   foot     count, tokens, loss tokens, largest id, start of the index (float64 each), hash of the
  *            index, hash of the data (16 characters each), "PLXDATA1"
@@ -84,8 +85,9 @@ export class ExampleFileWriter {
     record.fill(0, ids.length);
     for (let i = 0; i < ids.length; i++) {
       if (ids[i]! > this.#maxId) this.#maxId = ids[i]!;
-      if (mask[i]) record[ids.length + (i >> 5)]! |= 1 << (i & 31);
+      if (i > 0 && mask[i]) record[ids.length + (i >> 5)]! |= 1 << (i & 31);
     }
+    if (example.isGood && ids.length > 0) record[ids.length]! |= 1;
     if (isLarge) await this.#writer.write(bytesOf(record));
     else this.#used += words;
     this.#hash.example(example);
@@ -228,7 +230,9 @@ export async function fileSet(
           );
         }
       }
-      return { ids, mask };
+      const isGood = mask[0] === 1;
+      if (isGood) mask[0] = 0;
+      return isGood ? { ids, mask, isGood } : { ids, mask };
     };
     return {
       count,

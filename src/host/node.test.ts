@@ -53,7 +53,9 @@ describe("files of a Node host", () => {
     await files.makeDirectory(target);
     const writer = await files.create(target);
     await writer.write(Uint8Array.of(1));
-    await expect(writer.commit()).rejects.toThrow(/EISDIR/);
+    await expect(writer.commit()).rejects.toThrow(
+      `${target}: is a folder, a file is needed — check the path.`,
+    );
     expect(readdirSync(folder)).toEqual(["folder"]);
   });
 

@@ -159,6 +159,9 @@ describe("choiceOf", () => {
       "sample: the logits hold NaN or nothing above -∞ — the model's weights may be broken.";
     expect(() => choiceOf([0, Number.NaN, 1], {})).toThrow(new StateError(sentence));
     expect(() => choiceOf([-Infinity, -Infinity], {})).toThrow(new StateError(sentence));
+    // At temperature 0 too, where nothing is drawn.
+    const none = [Number.NaN, Number.NaN];
+    expect(() => sample(none, {}, new Rng(0))).toThrow(new StateError(sentence));
   });
 });
 

@@ -105,6 +105,12 @@ function penalized(
   return own;
 }
 
+function notNumbers(): StateError {
+  return new StateError(
+    "sample: the logits hold NaN or nothing above -∞ — the model's weights may be broken.",
+  );
+}
+
 /** Token ids that may be drawn, ascending, and the probability of each. */
 export interface Choice {
   readonly ids: Int32Array;
@@ -131,11 +137,7 @@ export function choiceOf(
     kept[id] = id;
   }
   const mass = (): number => massOf(kept, weights);
-  if (!(mass() > 0)) {
-    throw new StateError(
-      "sample: the logits hold NaN or nothing above -∞ — the model's weights may be broken.",
-    );
-  }
+  if (!(mass() > 0)) throw notNumbers();
   const likelier = (a: number, b: number): number => own[b]! - own[a]! || a - b;
   if (topK !== undefined && topK < kept.length) {
     kept = kept.subarray(
@@ -198,7 +200,12 @@ export function sample(
   history?: TokenHistory,
 ): number {
   const { temperature = 0 } = options;
-  if (temperature === 0) return argMaxOf(penalized(logits, options, history));
+  if (temperature === 0) {
+    const own = penalized(logits, options, history);
+    const best = argMaxOf(own);
+    if (own[best]! > -Infinity) return best;
+    throw notNumbers();
+  }
   const { ids, probabilities } = choiceOf(logits, options, history);
   let left = rng.uniform();
   for (let i = 0; i < ids.length; i++) {

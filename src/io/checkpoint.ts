@@ -1,5 +1,5 @@
 /** The weights of a model folder: one safetensors file, or several with an index. */
-import { FormatError, MissingError } from "../errors.ts";
+import { FormatError, MissingError, UnsupportedError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { isJsonObject, parseJson } from "./json.ts";
@@ -93,9 +93,26 @@ async function openShards(files: Files, folder: string, indexPath: string): Prom
 }
 
 /**
+ * Says of a folder without safetensors that its weights are a pickle, if they are.
+ * @throws UnsupportedError naming the file.
+ */
+export async function refusePickle(files: Files, folder: string): Promise<void> {
+  if (!(await files.info(folder))?.isDirectory) return;
+  const found = (await files.list(folder)).find(({ path }) =>
+    /\.(?:bin|pt|pth|ckpt|pkl|pickle)$/.test(path),
+  );
+  if (!found) return;
+  throw new UnsupportedError(
+    `${found.path}: is a pickle, which can run code when it is read, and so is never read — save the weights as safetensors, in transformers and PEFT: save_pretrained("<folder>", safe_serialization=True).`,
+    { path: found.path },
+  );
+}
+
+/**
  * Opens `model.safetensors`, or else the files that `model.safetensors.index.json` names, and
  * checks every header.
  * @throws MissingError when the folder has neither, or lacks a file that the index names.
+ * @throws UnsupportedError when it has a pickle instead, which is never read.
  * @throws FormatError when a file or the index breaks its format.
  */
 export async function openCheckpoint(files: Files, folder: string): Promise<Checkpoint> {
@@ -105,6 +122,7 @@ export async function openCheckpoint(files: Files, folder: string): Promise<Chec
     return makeCheckpoint(folder, [file], new Map([...file.entries.keys()].map((n) => [n, file])));
   }
   const indexPath = files.join(folder, indexName);
+  if (!(await files.info(indexPath))) await refusePickle(files, folder);
   if (await files.info(indexPath)) return openShards(files, folder, indexPath);
   throw new MissingError(
     `${folder}: has neither "${singleName}" nor "${indexName}" — name a folder with safetensors weights.`,

@@ -1,5 +1,5 @@
 /** Reading config.json: every number is checked and capped before anything is built from it. */
-import { FormatError } from "../errors.ts";
+import { FormatError, OptionError } from "../errors.ts";
 
 export type Check = (value: unknown) => string | undefined;
 
@@ -19,6 +19,18 @@ export const positiveReal: Check = (value) =>
   typeof value === "number" && value > 0 && Number.isFinite(value)
     ? undefined
     : "must be a number above 0";
+
+/** A share of elements zeroed in training. */
+export const dropoutRate: Check = (value) =>
+  typeof value === "number" && value >= 0 && value < 1
+    ? undefined
+    : "must be a number from 0 below 1";
+
+/** An id of a vocabulary. */
+export const tokenId: Check = (value) =>
+  Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 24
+    ? undefined
+    : `must be a whole number from 0 below ${2 ** 24}`;
 
 export function flag(value: unknown): boolean {
   return value === true;
@@ -40,4 +52,61 @@ export function readConfig(
     }
     return value as number;
   };
+}
+
+/** A list of numbers above 0, of any length up to 4096. */
+export const positiveReals = (value: unknown): string | undefined =>
+  Array.isArray(value) && value.length <= 4096 && value.every((x) => !positiveReal(x))
+    ? undefined
+    : "must be a list of numbers above 0";
+
+/**
+ * What no architecture here computes: weights that another tool quantized.
+ * @throws OptionError when config.json speaks of them.
+ */
+export function refuseQuantized(where: string, json: Readonly<Record<string, unknown>>): void {
+  const quantization = json["quantization_config"];
+  if (quantization === undefined || quantization === null) return;
+  const method = (quantization as Record<string, unknown>)["quant_method"];
+  throw new OptionError(
+    `${where}: quantization_config${typeof method === "string" ? ` (${method})` : ""} is not supported — give the folder with float weights.`,
+  );
+}
+
+/** @throws OptionError when a setting has a value other than those that are computed. */
+export function oneOf<T extends string>(
+  where: string,
+  json: Readonly<Record<string, unknown>>,
+  key: string,
+  known: readonly T[],
+  missing: T,
+): T {
+  const value = json[key] ?? missing;
+  if (known.includes(value as T)) return value as T;
+  throw new OptionError(`${where}: ${key} ${JSON.stringify(value).slice(0, 80)} is not supported.`);
+}
+
+/**
+ * Which layers have a window, from `layer_types`.
+ * @throws FormatError for another number of layers, OptionError for another type.
+ */
+export function readLayerTypes(
+  where: string,
+  json: Readonly<Record<string, unknown>>,
+  nLayers: number,
+): boolean[] | undefined {
+  const types = json["layer_types"];
+  if (types === undefined || types === null) return undefined;
+  if (!Array.isArray(types) || types.length !== nLayers) {
+    throw new FormatError(
+      `${where}: "layer_types" must name ${nLayers} layers, got ${JSON.stringify(types).slice(0, 80)}.`,
+    );
+  }
+  return types.map((type) => {
+    if (type === "sliding_attention") return true;
+    if (type === "full_attention") return false;
+    throw new OptionError(
+      `${where}: layer_types ${JSON.stringify(type).slice(0, 80)} is not supported — known are full_attention and sliding_attention.`,
+    );
+  });
 }

@@ -10,6 +10,7 @@ import { type Dtype, isFloat } from "../tensor/dtype.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { families } from "./families.ts";
+import { withGguf } from "./gguf-folder.ts";
 import type { LanguageModel, ModelKind, PretrainedModel } from "./model.ts";
 
 type Json = Readonly<Record<string, unknown>>;
@@ -54,11 +55,12 @@ export function ofKind<M extends PretrainedModel>(
   );
 }
 
-/** A model of any kind without weights from a folder's config.json. */
+/** A model of any kind without weights from a folder's config.json, or from a GGUF file. */
 export async function readAnyConfig(
-  files: Files,
+  given: Files,
   path: string,
 ): Promise<{ model: PretrainedModel; config: Json }> {
+  const files = withGguf(given);
   const file = files.join(path, "config.json");
   if (!(await files.info(file))) {
     const isFile = (await files.info(path))?.isDirectory === false;
@@ -136,10 +138,11 @@ export function checkpointNames(
 }
 
 /**
- * Loads a folder, strictly: every tensor of the model is found, every tensor found is used.
+ * Loads a folder or a GGUF file, strictly: every tensor of the model is found, every tensor found is used.
  * @throws FormatError naming missing, unexpected or misshaped tensors, and numbers that are none.
  */
-export async function loadModel(files: Files, path: string): Promise<LoadedModel> {
+export async function loadModel(given: Files, path: string): Promise<LoadedModel> {
+  const files = withGguf(given);
   const { model, config } = await readModelConfig(files, path);
   return { model, config, path, params: await loadWeights(files, path, model) };
 }
@@ -149,9 +152,10 @@ export async function loadModel(files: Files, path: string): Promise<LoadedModel
  * @throws FormatError as `loadModel`.
  */
 export async function loadAnyModel(
-  files: Files,
+  given: Files,
   path: string,
 ): Promise<LoadedModel<PretrainedModel>> {
+  const files = withGguf(given);
   const { model, config } = await readAnyConfig(files, path);
   return { model, config, path, params: await loadWeights(files, path, model) };
 }

@@ -22,7 +22,7 @@ const keptBytes = 2e9;
  * What a session holds beside the memory that its graph needs: the engine's allocator keeps freed
  * blocks of other sizes, and the nodes take some. Measured on models of 5 and 124 million parameters.
  */
-const sessionFactor = 1.15;
+const sessionFactor = 1.3;
 const sessionBytes = 6e6;
 
 /** One shape of batches in the plan. */

@@ -5,6 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { lora } from "../adapters/lora.ts";
 import { nodeOrt } from "../backend/ort/node.ts";
 import type { Example } from "../data/example.ts";
+import { StateError } from "../errors.ts";
 import type { Clock, Files, FileWriter } from "../host/host.ts";
 import { nodeHost } from "../host/node.ts";
 import { Llama } from "../models/llama.ts";
@@ -155,6 +156,49 @@ function dyingFiles(n: number): { files: Files; isDead: () => boolean } {
   return { files: dying, isDead: () => left < 0 };
 }
 
+/** Files of a disk that is full from its n-th change on, until there is room again. */
+function filling(n: number): { files: Files; isFull: () => boolean } {
+  let left = n;
+  const { files } = host;
+  const room = (path: string): void => {
+    if (left-- > 0) return;
+    throw new StateError(`${path}: the disk is full.`, { path, errno: "ENOSPC" });
+  };
+  const create = async (path: string): Promise<FileWriter> => {
+    const writer = await files.create(path);
+    const orAbort = async (work: () => Promise<void>): Promise<void> => {
+      try {
+        room(path);
+        await work();
+      } catch (error) {
+        await writer.abort();
+        throw error;
+      }
+    };
+    return {
+      write: (bytes) => orAbort(() => writer.write(bytes)),
+      commit: () => orAbort(() => writer.commit()),
+      abort: () => writer.abort(),
+    };
+  };
+  const writeBytes = async (path: string, bytes: Uint8Array): Promise<void> => {
+    const writer = await create(path);
+    await writer.write(bytes);
+    await writer.commit();
+  };
+  const full: Files = {
+    ...files,
+    create,
+    writeBytes,
+    writeText: (path, text) => writeBytes(path, new TextEncoder().encode(text)),
+    append: async (path, text) => {
+      room(path);
+      await files.append(path, text);
+    },
+  };
+  return { files: full, isFull: () => left < 0 };
+}
+
 describe("a run in a folder", () => {
   it("trains as without one, and leaves its files", async () => {
     const folder = newFolder();
@@ -208,6 +252,36 @@ describe("a run in a folder", () => {
       expect(inside.filter((name) => name.includes(".tmp-"))).toEqual([]);
     }
     expect(deaths).toBeGreaterThan(60 / stride);
+  });
+
+  it("says that the disk is full wherever it gets full, and goes on to the same bits", async () => {
+    const whole = newFolder();
+    const expected = await go(whole);
+    let failed = 0;
+    for (let n = 1; ; n += stride) {
+      const folder = newFolder();
+      const { files, isFull } = filling(n);
+      const error = await go(folder, files).then(
+        () => undefined,
+        (thrown: unknown) => thrown as Error,
+      );
+      if (!isFull()) break;
+      expect(error?.message).toMatch(/^\S+: the disk is full\.$/);
+      failed++;
+      const inside = (await host.files.info(join(folder, "checkpoints")))
+        ? readdirSync(join(folder, "checkpoints"))
+        : [];
+      expect([...readdirSync(folder), ...inside].filter((name) => /tmp|lock/.test(name))).toEqual(
+        [],
+      );
+      for (const { path } of await listCheckpoints(host.files, folder)) {
+        await loadState(host.files, path);
+      }
+      const again = await go(folder);
+      expect(bits(again.params)).toEqual(bits(expected.params));
+      expect(logOf(folder)).toEqual(logOf(whole));
+    }
+    expect(failed).toBeGreaterThan(40 / stride);
   });
 
   it("stops after a step when told, and goes on later", async () => {
