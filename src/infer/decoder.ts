@@ -1,5 +1,5 @@
 /**
- * Generation with a cache of keys and values. Programs: one reads prompts (rows symbolic, a few lengths),
+ * Generation with a state between tokens: keys and values, or what a recurrent model carries. Programs: one reads prompts (rows symbolic, a few lengths),
  * one makes a token for every row (rows and past symbolic, base weights in the session), and one, used
  * with a `PromptMemory`, reads what a prompt adds to an earlier one.
  */
@@ -9,12 +9,12 @@ import { type AnyTensor, type Backend, type Executable, runAnywhere } from "../b
 import { spec, trace } from "../backend/compile.ts";
 import { place, releaseAll } from "../backend/place.ts";
 import { OptionError, StateError } from "../errors.ts";
+import type { ValueTree } from "../ir/control.ts";
 import type { Spec, Value } from "../ir/graph.ts";
-import type { LanguageModel, LayerPast } from "../models/model.ts";
+import type { LanguageModel } from "../models/model.ts";
 import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { KvCache } from "./cache.ts";
 import type { PromptMemory } from "./memory.ts";
 import {
   checkSampling,
@@ -25,6 +25,7 @@ import {
   type TokenLogprob,
 } from "./sample.ts";
 import { readSlots, SlotsOfRows, slotsName } from "./slots.ts";
+import { type StateForm, stateForm, type TokenState } from "./state.ts";
 
 export interface DecoderOptions {
   readonly adapter?: { readonly adapter: Adapter; readonly params: TensorRecord };
@@ -79,17 +80,18 @@ export interface Completion {
   readonly logprobs?: readonly ChosenLogprob[];
 }
 
-type Present = readonly { readonly keys: Tensor; readonly values: Tensor }[];
-
 export class Decoder {
   readonly #model: LanguageModel;
   readonly #params: TensorRecord;
   readonly #adapter: DecoderOptions["adapter"];
   readonly #bank: LoraBank | undefined;
   readonly #form: DecoderOptions["form"];
-  readonly #slots: WeakMap<KvCache, SlotsOfRows> = new WeakMap();
+  readonly #state: StateForm;
+  readonly #slots: WeakMap<TokenState, SlotsOfRows> = new WeakMap();
   /** Who owns a memory that was filled through a slot: another one after each change of the slot. */
   readonly #owners: WeakMap<object, object> = new WeakMap();
+  /** How long each row of a cache was when it was read last. */
+  readonly #readAt: WeakMap<TokenState, readonly number[]> = new WeakMap();
   readonly #backend: Backend;
   readonly #prepack: boolean;
   readonly #prefills: Map<number, Promise<Executable>> = new Map();
@@ -106,6 +108,7 @@ export class Decoder {
     options: DecoderOptions = {},
   ) {
     this.#model = model;
+    this.#state = stateForm(model);
     this.#params = params;
     this.#backend = backend;
     if (options.adapter && options.bank) {
@@ -170,11 +173,8 @@ export class Decoder {
     const room = longest + Math.min(maxNewTokens, 32);
     const slots = readSlots(this.#bank, options.slots, prompts.length);
     const cache =
-      memory?.open(
-        this.#ownerOf(slots?.[0]),
-        prompts[0]!,
-        () => new KvCache(this.#model.sizes, rows, room),
-      ) ?? new KvCache(this.#model.sizes, rows, room);
+      memory?.open(this.#ownerOf(slots?.[0]), prompts[0]!, () => this.#state.create(rows, room)) ??
+      this.#state.create(rows, room);
     if (slots) this.#slots.set(cache, new SlotsOfRows(this.#bank!, slots, rows));
     cache.reserve(room);
     const made: number[][] = prompts.map(() => []);
@@ -211,7 +211,15 @@ export class Decoder {
         }
         if (reasons.every(Boolean) || signal?.aborted) break;
         if (prompts.length === 1) next[1] = next[0]!;
-        logits = await this.#next(next, cache);
+        const lengths = prompts.map((prompt, row) => prompt.length + made[row]!.length);
+        if (lengths.some((length, row) => !reasons[row] && this.#isVoid(cache, row, length))) {
+          const joined = padded.map((prompt, i) => [...prompt, ...(made[i] ?? made[0]!)]);
+          cache.truncate(0);
+          logits = await this.#prefill(
+            joined.map((ids) => Int32Array.from(ids)),
+            cache,
+          );
+        } else logits = await this.#next(next, cache);
       }
     } finally {
       memory?.close([...prompts[0]!, ...made[0]!]);
@@ -224,17 +232,26 @@ export class Decoder {
   }
 
   /** Reads prompts, or what they add to what the cache holds; logits after each one's last token. */
-  #read(prompts: readonly Int32Array[], cache: KvCache): Promise<Tensor> {
+  #read(prompts: readonly Int32Array[], cache: TokenState): Promise<Tensor> {
     const held = cache.lengths[0]!;
-    if (held === 0) return this.#prefill(prompts, cache);
+    if (held === 0 || this.#isVoid(cache, 0, prompts[0]!.length)) {
+      cache.truncate(0);
+      return this.#prefill(prompts, cache);
+    }
     return this.#extend(
       prompts.map((prompt) => prompt.subarray(held)),
       cache,
     );
   }
 
+  /** Whether keys of a row were turned by other angles than a sequence of `length` needs. */
+  #isVoid(cache: TokenState, row: number, length: number): boolean {
+    const limit = this.#model.cacheLimit ?? Infinity;
+    return this.#readAt.get(cache)![row]! > limit !== length > limit;
+  }
+
   /** Reads prompts into the cache; logits after each one's last token, (rows, V). */
-  async #prefill(prompts: readonly Int32Array[], cache: KvCache): Promise<Tensor> {
+  async #prefill(prompts: readonly Int32Array[], cache: TokenState): Promise<Tensor> {
     const rows = prompts.length;
     const longest = Math.max(...prompts.map((prompt) => prompt.length));
     const length = Math.min(this.#model.sizes.maxPositions, bucket(longest));
@@ -243,51 +260,54 @@ export class Decoder {
       ids.set(prompt, row * length);
     });
     const last = Int32Array.from(prompts, (prompt, row) => row * length + prompt.length - 1);
+    this.#readAt.set(
+      cache,
+      prompts.map((prompt) => prompt.length),
+    );
+    cache.reserve(longest);
     const executable = await this.#prefillFor(length);
-    const [logits, ...kv] = await this.#run(executable, cache, true, [
+    const [logits, ...outputs] = await this.#run(executable, cache, true, [
       new Tensor("int32", [rows, length], ids),
+      ...(this.#model.cacheLimit === undefined ? [] : [positionsOf(prompts, length)]),
       new Tensor("int32", [rows], last),
     ]);
-    cache.append(
-      pairs(kv),
+    cache.commit(
+      outputs,
       prompts.map((prompt) => prompt.length),
     );
     return logits!;
   }
 
   /** More tokens for every row, as many for each, at least one; logits (rows, V). */
-  async #extend(added: readonly Int32Array[], cache: KvCache): Promise<Tensor> {
+  async #extend(added: readonly Int32Array[], cache: TokenState): Promise<Tensor> {
     const rows = added.length;
     const count = added[0]!.length;
-    const { maxPositions } = this.#model.sizes;
-    const length = Math.min(maxPositions, bucket(count));
-    const limit = maxPositions - 1;
+    const length = Math.min(this.#model.sizes.maxPositions, bucket(count));
     const held = cache.lengths[0]!;
     const ids = new Int32Array(rows * length);
     const positions = new Int32Array(rows * length);
     for (let row = 0; row < rows; row++) {
       ids.set(added[row]!, row * length);
-      for (let t = 0; t < length; t++) positions[row * length + t] = Math.min(held + t, limit);
+      for (let t = 0; t < length; t++) positions[row * length + t] = held + Math.min(t, count - 1);
     }
     cache.reserve(held + count);
     const executable = await this.#extendFor(length);
-    const [logits, ...kv] = await this.#run(executable, cache, true, [
+    const [logits, ...outputs] = await this.#run(executable, cache, true, [
       new Tensor("int32", [rows, length], ids),
       new Tensor("int32", [rows, length], positions),
-      ...cache.layers.flatMap(({ keys, values }) => [keys, values]),
-      cache.mask,
+      ...cache.inputs,
       new Tensor(
         "int32",
         [rows],
         Int32Array.from(added, (_, row) => row * length + count - 1),
       ),
     ]);
-    cache.append(pairs(kv), new Int32Array(rows).fill(count));
+    cache.commit(outputs, new Int32Array(rows).fill(count));
     return logits!;
   }
 
   /** One more token for every row; logits (rows, V). */
-  async #next(tokens: Int32Array<ArrayBuffer>, cache: KvCache): Promise<Tensor> {
+  async #next(tokens: Int32Array<ArrayBuffer>, cache: TokenState): Promise<Tensor> {
     const { rows } = cache;
     const length = Math.max(...cache.lengths);
     // A finished row goes on unseen; its positions stay inside the tables.
@@ -296,20 +316,19 @@ export class Decoder {
     cache.reserve(length + 1);
     this.#step ??= this.#loadStep();
     const executable = await this.#step;
-    const [logits, ...kv] = await this.#run(executable, cache, !this.#prepack, [
+    const [logits, ...outputs] = await this.#run(executable, cache, !this.#prepack, [
       new Tensor("int32", [rows, 1], tokens),
       new Tensor("int32", [rows, 1], positions),
-      ...cache.layers.flatMap(({ keys, values }) => [keys, values]),
-      cache.mask,
+      ...cache.inputs,
     ]);
-    cache.append(pairs(kv), new Int32Array(rows).fill(1));
+    cache.commit(outputs, new Int32Array(rows).fill(1));
     return logits!;
   }
 
   /** Runs a program on the adapter's numbers, the base weights if it takes them, and more. */
   async #run(
     executable: Executable,
-    cache: KvCache,
+    cache: TokenState,
     withBase: boolean,
     inputs: readonly Tensor[],
   ): Promise<Tensor[]> {
@@ -347,11 +366,19 @@ export class Decoder {
     let loaded = this.#prefills.get(length);
     if (!loaded) {
       const traced = trace(
-        ((own: ValueRecord, base: ValueRecord, ids: Value, rows: Value) => {
-          const result = this.#model.forward(this.#context(own, base), ids, { rows });
-          return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
+        ((own: ValueRecord, base: ValueRecord, ids: Value, at: readonly Value[], rows: Value) => {
+          const padded = this.#state.padded(rows, length);
+          const options = { rows, ...padded, ...(at[0] && { positions: at[0] }) };
+          const result = this.#model.forward(this.#context(own, base), ids, options);
+          return [result.logits, this.#state.outputs(result)];
         }) as never,
-        [this.#ownSpecs(), this.#params, spec(["rows", length], "int32"), spec(["rows"], "int32")],
+        [
+          this.#ownSpecs(),
+          this.#params,
+          spec(["rows", length], "int32"),
+          this.#model.cacheLimit === undefined ? [] : [spec(["rows", length], "int32")],
+          spec(["rows"], "int32"),
+        ],
       );
       loaded = this.#backend.load(traced.program);
       this.#prefills.set(length, loaded);
@@ -368,22 +395,20 @@ export class Decoder {
           base: ValueRecord,
           ids: Value,
           positions: Value,
-          layers: readonly LayerPast[],
-          mask: Value,
+          state: ValueTree,
           rows: Value,
         ) => {
-          const past = { layers, mask };
-          const options = { positions, past, rows };
+          const padded = this.#state.padded(rows, length);
+          const options = { positions, ...this.#state.given(state), ...padded, rows };
           const result = this.#model.forward(this.#context(own, base), ids, options);
-          return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
+          return [result.logits, this.#state.outputs(result)];
         }) as never,
         [
           this.#ownSpecs(),
           this.#params,
           spec(["rows", length], "int32"),
           spec(["rows", length], "int32"),
-          this.#pastSpecs(),
-          spec(["rows", 1, 1, "past"]),
+          this.#state.specs,
           spec(["rows"], "int32"),
         ],
       );
@@ -393,35 +418,19 @@ export class Decoder {
     return loaded;
   }
 
-  #pastSpecs(): { readonly keys: Spec; readonly values: Spec }[] {
-    const { nLayers, nKvHeads, headDim } = this.#model.sizes;
-    const kv = spec(["rows", nKvHeads, "past", headDim]);
-    return Array.from({ length: nLayers }, () => ({ keys: kv, values: kv }));
-  }
-
   #loadStep(): Promise<Executable> {
     const traced = trace(
-      ((
-        own: ValueRecord,
-        base: ValueRecord,
-        ids: Value,
-        positions: Value,
-        layers: readonly LayerPast[],
-        mask: Value,
-      ) => {
-        const result = this.#model.forward(this.#context(own, base), ids, {
-          positions,
-          past: { layers, mask },
-        });
-        return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
+      ((own: ValueRecord, base: ValueRecord, ids: Value, positions: Value, state: ValueTree) => {
+        const options = { positions, ...this.#state.given(state) };
+        const result = this.#model.forward(this.#context(own, base), ids, options);
+        return [result.logits, this.#state.outputs(result)];
       }) as never,
       [
         this.#ownSpecs(),
         this.#params,
         spec(["rows", 1], "int32"),
         spec(["rows", 1], "int32"),
-        this.#pastSpecs(),
-        spec(["rows", 1, 1, "past"]),
+        this.#state.specs,
       ],
     );
     const frozen = new Map(
@@ -451,9 +460,10 @@ function bucket(length: number): number {
   return size;
 }
 
-function pairs(kv: readonly Tensor[]): Present {
-  return Array.from({ length: kv.length / 2 }, (_, i) => ({
-    keys: kv[2 * i]!,
-    values: kv[2 * i + 1]!,
-  }));
+/** Position ids of prompts, (rows, length); padding repeats the last one, so that no row looks longer. */
+function positionsOf(prompts: readonly Int32Array[], length: number): Tensor {
+  const ids = prompts.flatMap((prompt) =>
+    Array.from({ length }, (_, t) => Math.min(t, prompt.length - 1)),
+  );
+  return new Tensor("int32", [prompts.length, length], Int32Array.from(ids));
 }

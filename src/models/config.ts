@@ -110,3 +110,29 @@ export function readLayerTypes(
     );
   });
 }
+
+/** Fields that `transformers` takes as floats alone: 30 in their place is refused, 30.0 is not. */
+const floatKeys: ReadonlySet<string> = new Set([
+  "attn_logit_softcapping",
+  "decoder_layerdrop",
+  "encoder_layerdrop",
+  "final_logit_softcapping",
+  "init_std",
+  "initializer_factor",
+  "initializer_range",
+  "layer_norm_eps",
+  "layer_norm_epsilon",
+  "rms_norm_eps",
+]);
+
+/** The text of a config.json, in which floats that are whole have their point. */
+export function configText(config: Readonly<Record<string, unknown>>): string {
+  const mark = "\u0001float:";
+  const text = JSON.stringify(
+    config,
+    (key, value: unknown) =>
+      floatKeys.has(key) && Number.isSafeInteger(value) ? `${mark}${value}` : value,
+    2,
+  );
+  return `${text.replace(/"\\u0001float:(-?\d+)"/g, "$1.0")}\n`;
+}

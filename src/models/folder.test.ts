@@ -19,6 +19,7 @@ import type { Value } from "../ir/graph.ts";
 import { slice } from "../ir/layout.ts";
 import type { ValueRecord } from "../nn/index.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { families } from "./families.ts";
 import { loadModel, saveModel } from "./folder.ts";
 
 const { files } = nodeHost();
@@ -111,7 +112,7 @@ describe("loadModel", () => {
   test("refuses other families, and folders that hold no model", async () => {
     await files.writeText(join(scratch, "config.json"), '{ "model_type": "bloom" }');
     await expect(loadModel(files, scratch)).rejects.toThrow(
-      'model_type "bloom" is not supported — supported are gpt2, llama.',
+      `model_type "bloom" is not supported — supported are ${Object.keys(families).join(", ")}.`,
     );
     await expect(loadModel(files, join(scratch, "none"))).rejects.toThrow(
       "not a model folder, it has no config.json",

@@ -9,6 +9,7 @@ import type { TensorRecord } from "../nn/module.ts";
 import { type Dtype, isFloat } from "../tensor/dtype.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { configText } from "./config.ts";
 import { families } from "./families.ts";
 import { withGguf } from "./gguf-folder.ts";
 import type { LanguageModel, ModelKind, PretrainedModel } from "./model.ts";
@@ -122,6 +123,20 @@ export function asWeights(tensor: Tensor, where: string): Tensor {
 }
 
 /**
+ * Whole numbers that a model keeps beside its weights, as the batches that a norm has seen.
+ * @throws FormatError for floats, and for numbers outside 0 … 2³¹ - 1.
+ */
+function asCounts(tensor: Tensor, where: string): Tensor {
+  const numbers = Array.from(tensor.numbers());
+  if (!isFloat(tensor.dtype) && numbers.every((n) => n >= 0 && n < 2 ** 31)) {
+    return tensor.to("int32");
+  }
+  throw new FormatError(
+    `${where} must hold whole numbers from 0 below ${2 ** 31}, got ${tensor.dtype} ${numbers.slice(0, 3).join(", ")}.`,
+  );
+}
+
+/**
  * How a checkpoint names a model's slots: some leave out the prefix of the inner model.
  * @param names of the tensors in the checkpoint
  */
@@ -184,7 +199,9 @@ async function loadWeights(
           `${path}: tensor "${name}" must have shape ${showShape(spec.shape)}, got ${showShape(entry.shape)} — does config.json belong to these weights?`,
         );
       }
-      params[slot] = asWeights(await checkpoint.read(name), `${path}: tensor "${name}"`);
+      const where = `${path}: tensor "${name}"`;
+      const tensor = await checkpoint.read(name);
+      params[slot] = isFloat(spec.dtype) ? asWeights(tensor, where) : asCounts(tensor, where);
       names.delete(name);
     }
     for (const alias of Object.keys(model.tied)) names.delete(nameOf(alias));
@@ -231,16 +248,19 @@ export async function saveModel(
   const dtype = options.dtype ?? "float32";
   await files.makeDirectory(path);
   const config = { ...(options.config ?? model.config), dtype: dtypeNames[dtype] };
-  const plans = [...model.slots()].map(([name, { shape }]) => {
+  const slots = new Map(model.slots());
+  // Counts are int64 on disk, as PyTorch keeps them.
+  const typeOf = (name: string): Dtype => (isFloat(slots.get(name)!.dtype) ? dtype : "int64");
+  const plans = [...slots].map(([name, { shape }]) => {
     if (!params[name]) throw new MissingError(`saveModel: no tensor for "${name}".`);
-    return { name, dtype: fileDtype[dtype], shape };
+    return { name, dtype: fileDtype[typeOf(name)], shape };
   });
-  await writeShards(files, path, plans, async ({ name }) => params[name]!.to(dtype), {
+  await writeShards(files, path, plans, async ({ name }) => params[name]!.to(typeOf(name)), {
     ...(options.maxShardBytes !== undefined && { maxShardBytes: options.maxShardBytes }),
   });
   for (const [name, text] of Object.entries(options.files ?? {})) {
     await files.writeText(files.join(path, name), text);
   }
   // Last, so that a folder with a config is complete.
-  await files.writeText(files.join(path, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  await files.writeText(files.join(path, "config.json"), configText(config));
 }

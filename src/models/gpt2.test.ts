@@ -12,7 +12,7 @@ import {
 } from "../../test/support/fixture.ts";
 import { tolerance } from "../../test/support/tolerance.ts";
 import { valueAndGrad } from "../autodiff/grad.ts";
-import { evaluate } from "../backend/compile.ts";
+import { evaluate, spec, trace } from "../backend/compile.ts";
 import type { Value } from "../ir/graph.ts";
 import { reshape, slice } from "../ir/layout.ts";
 import { type ContextOptions, crossEntropy, type TensorRecord } from "../nn/index.ts";
@@ -98,6 +98,28 @@ describe("GPT-2", () => {
     );
     allclose(split, whole, tolerance.float32);
   });
+
+  test("can be traced for any length", async () => {
+    const params = tensorsOf(record.weights);
+    const traced = trace(
+      ((p: ValueRecord, x: Value) => model.forward(model.context(p), x).logits) as never,
+      [params, spec(["rows", "length"], "int32")],
+    );
+    const any = await (await parityBackend()).load(traced.program);
+    const ids = Tensor.from(
+      Array.from(
+        { length: 16 },
+        (_, i) => record.inputs["ids"]!.data[Math.floor(i / 8) * 9 + (i % 8)]!,
+      ),
+      [2, 8],
+      "int32",
+    );
+    const [logits] = await any.run([...Object.values(params), ids]);
+    await any.release();
+    expect(relativeDifference(logits as Tensor, tensorOf(record.logits))).toBeLessThan(
+      tolerance.float32,
+    );
+  });
 });
 
 describe("gpt2FromConfig", () => {
@@ -108,6 +130,12 @@ describe("gpt2FromConfig", () => {
   test("refuses what it does not compute", () => {
     expect(broken({ activation_function: "relu" })).toThrow(
       'gpt2: activation_function "relu" is not supported.',
+    );
+    expect(broken({ scale_attn_weights: false })).toThrow(
+      "gpt2: scale_attn_weights false is not supported.",
+    );
+    expect(broken({ quantization_config: { quant_method: "awq" } })).toThrow(
+      "gpt2: quantization_config (awq) is not supported — give the folder with float weights.",
     );
     expect(broken({ n_head: 3 })).toThrow("gpt2: dModel 8 must be a multiple of nHeads 3.");
     expect(broken({ n_embd: -1 })).toThrow(

@@ -11,7 +11,7 @@ import type { Value } from "../ir/graph.ts";
 import { gather } from "../ir/indexing.ts";
 import { reshape, slice, split, squeeze, transpose } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
-import { attention } from "../nn/attention.ts";
+import { attention, indicesTo } from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
 import { dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
@@ -19,7 +19,8 @@ import { normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import { flag, layerCount, positive, positiveReal, readConfig } from "./config.ts";
+import type { BatchSize } from "./causal.ts";
+import { flag, layerCount, positive, positiveReal, readConfig, refuseQuantized } from "./config.ts";
 import type {
   ForwardOptions,
   ForwardResult,
@@ -71,7 +72,7 @@ class Attention extends Module {
   forward(
     context: Context,
     x: Value,
-    [batch, length]: readonly [number | string, number],
+    [batch, length]: BatchSize,
     options: ForwardOptions,
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
@@ -142,7 +143,7 @@ class Block extends Module {
   forward(
     context: Context,
     x: Value,
-    size: readonly [number | string, number],
+    size: BatchSize,
     options: ForwardOptions,
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
@@ -225,24 +226,22 @@ export class Gpt2 extends Module implements LanguageModel {
   }
 
   forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
-    const [batch, length] = ids.shape as [number | string, number];
+    const size = ids.shape as BatchSize;
+    const [, length] = size;
     const { dModel } = this.sizes;
     const { wte, wpe, h, ln_f } = this.transformer;
     let x = wte.forward(context, ids);
-    x = options.positions
-      ? add(x, wpe.forward(context, options.positions))
-      : add(x, slice(context.get(wpe.weight), 0, 0, length));
-    x = dropout(
-      context,
-      reshape(x, [typeof batch === "number" ? batch * length : -1, dModel]),
-      this.#dropout,
-      this,
-    );
+    const positions =
+      options.positions ?? (typeof length === "string" ? indicesTo(ids.graph, length) : undefined);
+    x = positions
+      ? add(x, wpe.forward(context, positions))
+      : add(x, slice(context.get(wpe.weight), 0, 0, length as number));
+    x = dropout(context, reshape(x, [-1, dModel]), this.#dropout, this);
     const present: LayerPast[] = [];
     for (const [i, block] of h.items.entries()) {
       const past = options.past?.layers[i];
       const [y, kv] = checkpointed(context, x, (input) =>
-        block.forward(context, input, [batch, length], options, past),
+        block.forward(context, input, size, options, past),
       );
       x = y;
       present.push(kv);
@@ -275,6 +274,7 @@ function toJson(config: Gpt2Config): Record<string, unknown> {
 /** A GPT-2 from the contents of its config.json. */
 export function gpt2FromConfig(json: Readonly<Record<string, unknown>>): Gpt2 {
   const read = readConfig("gpt2", json);
+  refuseQuantized("gpt2", json);
   const activation = json["activation_function"] ?? "gelu_new";
   if (activation !== "gelu_new" && activation !== "gelu" && activation !== "gelu_pytorch_tanh") {
     throw new OptionError(
@@ -286,6 +286,9 @@ export function gpt2FromConfig(json: Readonly<Record<string, unknown>>): Gpt2 {
   }
   if (json["tie_word_embeddings"] === false) {
     throw new OptionError("gpt2: tie_word_embeddings false is not supported.");
+  }
+  if (json["scale_attn_weights"] === false) {
+    throw new OptionError("gpt2: scale_attn_weights false is not supported.");
   }
   const inner = json["n_inner"];
   return new Gpt2({

@@ -24,7 +24,7 @@ import {
   type ValueRecord,
 } from "../nn/index.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type Llama, llamaFromConfig } from "./llama.ts";
+import { Llama, llamaFromConfig } from "./llama.ts";
 
 interface LlamaRecord extends TrainingRecord {
   readonly greedy: { readonly prompt: RawTensor; readonly tokens: RawTensor };
@@ -182,7 +182,71 @@ describe("llamaFromConfig", () => {
       "llama: nHeads 4 must be a multiple of nKvHeads 3.",
     );
     expect(broken({ rope_scaling: { rope_type: "yarn" } })).toThrow(
-      'llama: rope scaling "yarn" is not supported.',
+      'llama: rope_scaling: "factor" is missing.',
+    );
+    expect(broken({ rope_scaling: { rope_type: "axial" } })).toThrow(
+      'llama: rope scaling "axial" is not supported — known are linear, dynamic, yarn, llama3, longrope.',
+    );
+    expect(broken({ rope_scaling: "linear" })).toThrow(
+      'llama: rope scaling must be an object, got "linear".',
+    );
+    expect(broken({ partial_rotary_factor: 0.5 })).toThrow(
+      "llama: partial_rotary_factor is not supported.",
+    );
+    expect(broken({ layer_types: ["full_attention", "full_attention"] })).toThrow(
+      "llama: layer_types is not supported.",
+    );
+    expect(broken({ quantization_config: { quant_method: "gptq" } })).toThrow(
+      "llama: quantization_config (gptq) is not supported — give the folder with float weights.",
     );
   });
+
+  test("refuses what the families that are settings of it do not have", () => {
+    const broken = (family: string, change: Record<string, unknown>): (() => Llama) => {
+      const { config } = fixture<{ config: Record<string, unknown> }>(`decoders/${family}`);
+      return () => llamaFromConfig({ ...config, ...change });
+    };
+    expect(broken("mistral", { attention_bias: true })).toThrow(
+      "mistral: attention_bias is not supported.",
+    );
+    expect(broken("qwen2", { layer_types: ["full_attention"] })).toThrow(
+      'qwen2: "layer_types" must name 2 layers, got ["full_attention"].',
+    );
+    expect(broken("qwen3", { layer_types: ["full_attention", "linear_attention"] })).toThrow(
+      'qwen3: layer_types "linear_attention" is not supported — known are full_attention and sliding_attention.',
+    );
+    expect(broken("qwen3", { layer_types: ["full_attention", "sliding_attention"] })).toThrow(
+      'qwen3: "layer_types" names sliding_attention, but there is no sliding window — set use_sliding_window and sliding_window.',
+    );
+    expect(() => new Llama({ ...sizes, slidingWindow: 4 })).toThrow(
+      "llama: has no slidingWindow, got 4.",
+    );
+    expect(() => new Llama({ ...sizes, family: "qwen2", slidingLayers: [true] })).toThrow(
+      "qwen2: slidingLayers must name 2 layers, got 1.",
+    );
+  });
+
+  test("takes each family's defaults where config.json is silent", () => {
+    const { config } = fixture<{ config: Record<string, unknown> }>("decoders/mistral");
+    const { sliding_window: _, ...silent } = config;
+    expect(llamaFromConfig(silent).config["sliding_window"]).toBe(4096);
+    expect(llamaFromConfig({ ...config, sliding_window: null }).config["sliding_window"]).toBe(
+      null,
+    );
+    const qwen3 = fixture<{ config: Record<string, unknown> }>("decoders/qwen3").config;
+    const { head_dim: __, ...short } = qwen3;
+    expect(llamaFromConfig(short).sizes.headDim).toBe(128);
+    const qwen2 = fixture<{ config: Record<string, unknown> }>("decoders/qwen2").config;
+    const off = llamaFromConfig({ ...qwen2, use_sliding_window: false });
+    expect(off.config["layer_types"]).toEqual(["full_attention", "full_attention"]);
+  });
 });
+
+const sizes = {
+  vocabSize: 11,
+  dModel: 8,
+  dFeedForward: 8,
+  nLayers: 2,
+  nHeads: 2,
+  maxPositions: 16,
+} as const;

@@ -10,11 +10,11 @@ import {
 } from "../../test/support/fixture.ts";
 import { checkGradient, checkSecond, randomTensor } from "../../test/support/gradient.ts";
 import { tolerance } from "../../test/support/tolerance.ts";
-import { evaluate } from "../backend/compile.ts";
+import { evaluate, spec, trace } from "../backend/compile.ts";
 import { equal, mul, not, sub } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { repeatInterleave, trilMask } from "../ir/indexing.ts";
-import { reshape, slice } from "../ir/layout.ts";
+import { concat, reshape, slice } from "../ir/layout.ts";
 import { Rng } from "../tensor/rng.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -210,6 +210,78 @@ describe("attention", () => {
       shapes.map((shape) => randomTensor(rng, shape)),
     );
   });
+});
+
+describe("a window", () => {
+  const rng = new Rng(8);
+  const T = 7;
+  const [q, k, v] = [2, 1, 1].map(
+    (heads) => new Tensor("float32", [1, heads, T, 4], rng.normals(heads * T * 4)),
+  ) as [Tensor, Tensor, Tensor];
+  const rows = (x: Value, from: number, to?: number): Value => slice(x, 2, from, to);
+
+  test("holds over a past, whatever its padding", async () => {
+    const [late, joined] = await evaluate<[Tensor, Tensor]>(
+      await parityBackend(),
+      (a: Value, b: Value, c: Value, mask: Value, positions: Value) => {
+        const rule = { causal: true, window: 3 } as const;
+        // Two empty slots before the past and one after it: its n-th token is at position n.
+        const past = (x: Value): Value => concat([rows(x, 0, 2), rows(x, 0, 5), rows(x, 0, 1)], 2);
+        const rest = attention(rows(a, 5), rows(b, 5), rows(c, 5), {
+          ...rule,
+          positions,
+          past: { keys: past(b), values: past(c), mask },
+        });
+        return [rest, rows(attention(a, b, c, rule), 5)];
+      },
+      q,
+      k,
+      v,
+      Tensor.from([0, 0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 8], "bool"),
+      Tensor.from([5, 6], [1, 2], "int32"),
+    );
+    allclose(late, joined, tolerance.float32);
+  });
+
+  test("over a past needs positions", async () => {
+    const run = async (): Promise<unknown> =>
+      evaluate(
+        await parityBackend(),
+        (a: Value, b: Value, c: Value, mask: Value) =>
+          attention(a, b, c, { causal: true, window: 3, past: { keys: b, values: c, mask } }),
+        q,
+        k,
+        v,
+        Tensor.zeros([1, 1, 1, T], "float32"),
+      );
+    await expect(run()).rejects.toThrow(
+      "attention: a window over a past needs positions — give those of the queries.",
+    );
+  });
+
+  test.each([undefined, 3])(
+    "and the causal rule are traced for any length (window %s)",
+    async (window) => {
+      const rule = { causal: true, ...(window !== undefined && { window }) };
+      const shapes = [2, 1, 1].map((heads) => spec(["rows", heads, "length", 4]));
+      const backend = await parityBackend();
+      const traced = trace(
+        ((a: Value, b: Value, c: Value) => attention(a, b, c, rule)) as never,
+        shapes,
+      );
+      const any = await backend.load(traced.program);
+      const [free] = await any.run([q, k, v]);
+      const fixed = await evaluate<Tensor>(
+        backend,
+        (a: Value, b: Value, c: Value) => attention(a, b, c, rule),
+        q,
+        k,
+        v,
+      );
+      allclose(free as Tensor, fixed, tolerance.float32);
+      await any.release();
+    },
+  );
 });
 
 describe("masks and biases", () => {

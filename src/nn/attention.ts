@@ -1,13 +1,26 @@
 /** Scaled dot-product attention: causal, sliding, masked, biased, with grouped heads and a past. */
-import { ShapeError } from "../errors.ts";
-import { add, and, div, exp, less, lessOrEqual, maximum, sub, where } from "../ir/elementwise.ts";
+import { OptionError, ShapeError } from "../errors.ts";
+import {
+  add,
+  and,
+  cast,
+  div,
+  exp,
+  greater,
+  less,
+  lessOrEqual,
+  maximum,
+  sub,
+  where,
+} from "../ir/elementwise.ts";
 import { softmax } from "../ir/fused.ts";
-import type { Value } from "../ir/graph.ts";
-import { reshape } from "../ir/layout.ts";
+import type { Graph, Value } from "../ir/graph.ts";
+import { iota } from "../ir/indexing.ts";
+import { expand, reshape } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
-import { max, sum } from "../ir/reduce.ts";
+import { cumSum, max, sum } from "../ir/reduce.ts";
 import type { Dtype } from "../tensor/dtype.ts";
-import { type Shape, sameShape, showShape } from "../tensor/shape.ts";
+import { type Dim, type Shape, sameShape, showShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
 /** Masked scores; finite, so that a row with nothing to see gives numbers and not NaN. */
@@ -16,8 +29,13 @@ export const masked = -3e4;
 export interface AttentionOptions {
   /** Position t sees positions up to t (counted from the end when there are more keys). */
   readonly causal?: boolean;
-  /** With `causal`: only the last `window` positions, itself included. */
+  /**
+   * With `causal`: only the last `window` positions, itself included. Of a past, the n-th token that its
+   * mask holds counts as position n.
+   */
   readonly window?: number;
+  /** Position ids of the queries and of the new keys, (B, T) int32: what a window over a past needs. */
+  readonly positions?: Value;
   /** Which pairs may attend: bool, broadcastable to (B, H, T, S). */
   readonly mask?: Value;
   /** Added to the scores (ALiBi, relative positions): broadcastable to (B, H, T, S). */
@@ -103,6 +121,7 @@ function grouped(a: Value, b: Value, transB: boolean, alpha: number): Value {
  * @param v (B, Hkv, S, Dv)
  * @returns (B, H, T, Dv)
  * @throws ShapeError when heads or sizes do not fit.
+ * @throws OptionError for a window over a past without `positions`.
  */
 export function attention(q: Value, k: Value, v: Value, options: AttentionOptions = {}): Value {
   if (
@@ -117,16 +136,57 @@ export function attention(q: Value, k: Value, v: Value, options: AttentionOption
   }
   const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] as number);
   let scores = grouped(q, k, true, scale);
-  if (options.causal) {
-    const [queries, keys] = [q.shape[2], k.shape[2]] as number[];
-    if (queries !== 1 || options.window !== undefined) {
-      scores = add(scores, sharedCausalBias(queries!, keys!, options.window ?? Infinity, q.dtype));
-    }
-  }
+  if (options.causal) scores = causalScores(scores, options);
   if (options.bias) scores = add(scores, options.bias);
   if (options.mask) scores = where(options.mask, scores, masked);
   if (!options.past) return grouped(softmax(scores, -1), v, false, 1);
-  return withPast(q, scores, v, scale, options.past);
+  return withPast(q, scores, v, scale, options.past, options);
+}
+
+/** Scores (B, H, T, S) of new keys, by the causal rule and the window. */
+function causalScores(scores: Value, { window, positions, past }: AttentionOptions): Value {
+  if (window !== undefined && past && !positions) {
+    throw new OptionError(
+      "attention: a window over a past needs positions — give those of the queries.",
+    );
+  }
+  const [queries, keys] = scores.shape.slice(2) as [Dim, Dim];
+  // By index, since the ids of padding may repeat; the window by ids where they are given.
+  const span = positions ? Infinity : (window ?? Infinity);
+  let seen = scores;
+  if (typeof queries === "string" || typeof keys === "string") {
+    const pairs = symbolicCausalMask(scores.graph, queries, keys, span);
+    seen = where(pairs, seen, masked);
+  } else if (queries !== 1 || span !== Infinity) {
+    seen = add(seen, sharedCausalBias(queries, keys, span, scores.dtype));
+  }
+  if (window === undefined || !positions || queries === 1) return seen;
+  return where(within(positions, unsqueezePositions(positions, 2), window), seen, masked);
+}
+
+/** Query positions (B, T) at less than `window` from key positions (B, 1, 1, S): (B, 1, T, S). */
+function within(positions: Value, keys: Value, window: number): Value {
+  return less(sub(unsqueezePositions(positions, 3), keys), window);
+}
+
+/** 0 … length - 1 for a length that may be a symbol. */
+export function indicesTo(graph: Graph, length: Dim): Value {
+  if (typeof length === "number") return iota(length);
+  const ones = expand(graph.constant(Tensor.from([1], [1], "int32")), [length]);
+  return sub(cumSum(ones, 0), 1);
+}
+
+/** As `causalBias`, in the graph: bool (T, S). */
+function symbolicCausalMask(graph: Graph, queries: Dim, keys: Dim, window: number): Value {
+  const at = (length: Dim, shape: Shape): Value => reshape(indicesTo(graph, length), shape);
+  if (queries !== keys) {
+    throw new ShapeError(
+      `attention: a causal rule over lengths that are symbols needs as many keys as queries, got ${queries} and ${keys}.`,
+    );
+  }
+  const distance = sub(at(queries, [queries, 1]), at(keys, [1, keys]));
+  const causal = lessOrEqual(0, distance);
+  return window === Infinity ? causal : and(causal, less(distance, window));
 }
 
 /** One softmax over two parts, past and new, without joining them. */
@@ -136,8 +196,14 @@ function withPast(
   v: Value,
   scale: number,
   past: NonNullable<AttentionOptions["past"]>,
+  { causal, window, positions }: AttentionOptions,
 ): Value {
-  const pastScores = add(grouped(q, past.keys, true, scale), pastBias(past.mask));
+  let pastScores = add(grouped(q, past.keys, true, scale), pastBias(past.mask));
+  if (causal && window !== undefined) {
+    const held = past.mask.dtype === "bool" ? past.mask : greater(past.mask, masked / 2);
+    const at = sub(cumSum(cast(held, "int32"), -1), 1);
+    pastScores = where(within(positions!, at, window), pastScores, masked);
+  }
   const keep = { keepDims: true };
   const top = maximum(max(scores, -1, keep), max(pastScores, -1, keep));
   const [now, before] = [exp(sub(scores, top)), exp(sub(pastScores, top))];

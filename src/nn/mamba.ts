@@ -4,10 +4,21 @@
  * Gu and Dao 2023, arXiv:2312.00752; Dao and Gu 2024, arXiv:2405.21060; the recurrences are in `ssm.ts`.
  */
 import { OptionError } from "../errors.ts";
-import { add, clamp, exp, mul, neg, softplus } from "../ir/elementwise.ts";
+import { add, cast, clamp, exp, less, mul, neg, not, softplus } from "../ir/elementwise.ts";
 import { rmsNorm, silu } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
-import { concat, expand, pad, reshape, slice, split, squeeze, swapAxes } from "../ir/layout.ts";
+import { gatherElements, iota } from "../ir/indexing.ts";
+import {
+  concat,
+  expand,
+  pad,
+  reshape,
+  slice,
+  split,
+  squeeze,
+  swapAxes,
+  unsqueeze,
+} from "../ir/layout.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { Conv1d, causalDepthwise } from "./conv.ts";
 import { ones } from "./init.ts";
@@ -26,8 +37,10 @@ export interface MixerState {
 export interface MixerOptions {
   /** The state before the first token; default zeros. */
   readonly state?: MixerState;
-  /** Steps before which the state is cleared, bool (B, T). The convolution still sees across. */
+  /** Steps before which all that was is forgotten, state and convolution: bool (B, T). */
   readonly resets?: Value;
+  /** Steps of each row that are there, int32 (B,): what follows leaves the state as it is. Default all. */
+  readonly lengths?: Value;
 }
 
 /** log(1 … N) for each channel (S4D-Real). */
@@ -50,17 +63,59 @@ function convolve(
   context: Context,
   layer: Conv1d,
   x: Value,
-  past: Value | undefined,
+  { state, resets, lengths }: MixerOptions,
 ): [y: Value, rest: Value] {
   const channelsFirst = swapAxes(x);
-  const kernel = layer.kernel[0]!;
+  const [batch, channels, length] = channelsFirst.shape as readonly [number, number, number];
+  const before = layer.kernel[0]! - 1;
+  const weight = context.get(layer.weight);
   const bias = layer.bias && context.get(layer.bias);
-  const y = silu(causalDepthwise(channelsFirst, context.get(layer.weight), bias, past));
+  const past = state?.conv;
   const joined = past
     ? concat([past, channelsFirst], 2)
-    : pad(channelsFirst, [0, 0, kernel - 1], [0, 0, 0]);
-  const total = joined.shape[2] as number;
-  return [swapAxes(y), slice(joined, 2, total - (kernel - 1))];
+    : pad(channelsFirst, [0, 0, before], [0, 0, 0]);
+  const y = resets
+    ? convolveWithin(joined, weight, bias, resets)
+    : causalDepthwise(channelsFirst, weight, bias, past);
+  if (!lengths) return [swapAxes(silu(y)), slice(joined, 2, length)];
+  // Step t is column t + before of `joined`: the last steps before `lengths` begin at column `lengths`.
+  const columns = add(reshape(lengths, [batch, 1, 1]), reshape(iota(before), [1, 1, before]));
+  const rest = gatherElements(joined, expand(columns, [batch, channels, before]), 2);
+  return [swapAxes(silu(y)), rest];
+}
+
+/** `causalDepthwise` that looks back as far as the last reset: x_{t-j} counts if t-j+1 … t are none. */
+function convolveWithin(
+  joined: Value,
+  weight: Value,
+  bias: Value | undefined,
+  resets: Value,
+): Value {
+  const [channels, , kernel] = weight.shape as readonly [number, number, number];
+  const [batch, length] = resets.shape as readonly [number, number];
+  const taps = reshape(weight, [channels, kernel]);
+  const goesOn = reshape(cast(not(resets), joined.dtype), [batch, 1, length]);
+  let y: Value | undefined;
+  let reach: Value | undefined;
+  for (let back = 0; back < kernel; back++) {
+    const at = kernel - 1 - back;
+    const seen = mul(slice(joined, 2, at, at + length), slice(taps, 1, at, at + 1));
+    if (back > 0) {
+      const moved = slice(pad(goesOn, [0, 0, back - 1], [0, 0, 0], 1), 2, 0, length);
+      reach = reach ? mul(reach, moved) : moved;
+    }
+    const part = reach ? mul(seen, reach) : seen;
+    y = y ? add(y, part) : part;
+  }
+  return bias ? add(y!, reshape(bias, [channels, 1])) : y!;
+}
+
+/** Step sizes (B, T, …) of which those beyond the rows' lengths are 0: such a step changes no state. */
+function within(delta: Value, lengths: Value | undefined): Value {
+  if (!lengths) return delta;
+  const [, length] = delta.shape as readonly [number, number];
+  const isThere = less(reshape(iota(length), [1, length]), unsqueeze(lengths, 1));
+  return mul(delta, unsqueeze(cast(isThere, delta.dtype), 2));
 }
 
 export interface MambaOptions {
@@ -114,10 +169,10 @@ export class MambaMixer extends Module {
   forward(context: Context, x: Value, options: MixerOptions = {}): { y: Value; state: MixerState } {
     const inner = this.conv1d.inChannels;
     const [u, gate] = split(this.in_proj.forward(context, x), [inner, inner]);
-    const [mixed, conv] = convolve(context, this.conv1d, u!, options.state?.conv);
+    const [mixed, conv] = convolve(context, this.conv1d, u!, options);
     const [rank, states] = this.#sizes;
     const [low, b, c] = split(this.x_proj.forward(context, mixed), [rank, states, states]);
-    const delta = softplus(this.dt_proj.forward(context, low!));
+    const delta = within(softplus(this.dt_proj.forward(context, low!)), options.lengths);
     const parts = { x: mixed, delta, b: b!, c: c! };
     const a = neg(exp(context.get(this.aLog)));
     const skip = context.get(this.skip);
@@ -262,11 +317,12 @@ export class Mamba2Mixer extends Module {
       this.conv1d.inChannels,
       this.#heads,
     ]);
-    const [mixed, conv] = convolve(context, this.conv1d, u!, options.state?.conv);
+    const [mixed, conv] = convolve(context, this.conv1d, u!, options);
     const shared = groups * stateSize;
     const [values, keys, queries] = split(mixed, [this.#inner, shared, shared]);
     const free = softplus(add(steps!, context.get(this.stepBias)));
-    const delta = stepLimit ? clamp(free, stepLimit[0], stepLimit[1]) : free;
+    const limited = stepLimit ? clamp(free, stepLimit[0], stepLimit[1]) : free;
+    const delta = within(limited, options.lengths);
     const parts = {
       x: reshape(values!, [batch, length, this.#heads, headDim]),
       delta,

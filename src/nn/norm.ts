@@ -5,7 +5,7 @@ import { layerNorm, rmsNorm } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
 import { type Affine, batchNorm, batchNormWith, groupNorm } from "../ir/norm.ts";
 import { showShape, sizeOf, toStatic } from "../tensor/shape.ts";
-import { ones, zeros } from "./init.ts";
+import { constant, ones, zeros } from "./init.ts";
 import { type Context, Module, type Slot } from "./module.ts";
 
 /** Ba et al. 2016, over the last axis. Parameters: weight (features,), bias (features,). */
@@ -26,19 +26,29 @@ export class LayerNorm extends Module {
   }
 }
 
+export interface RmsNormOptions {
+  /** Added under the root; default 1e-6. */
+  readonly epsilon?: number;
+  /** Added to the stored weight, which starts at 1 less: 1 in Gemma, whose weights start at 0. Default 0. */
+  readonly offset?: number;
+}
+
 /** Zhang and Sennrich 2019, over the last axis. Parameter: weight (features,). */
 export class RmsNorm extends Module {
   readonly weight: Slot;
   readonly epsilon: number;
+  readonly offset: number;
 
-  constructor(features: number, options: { readonly epsilon?: number } = {}) {
+  constructor(features: number, options: RmsNormOptions = {}) {
     super();
     this.epsilon = options.epsilon ?? 1e-6;
-    this.weight = this.parameter("weight", [features], ones);
+    this.offset = options.offset ?? 0;
+    this.weight = this.parameter("weight", [features], constant(1 - this.offset));
   }
 
   forward(context: Context, x: Value): Value {
-    return rmsNorm(x, context.get(this.weight), this.epsilon);
+    const weight = context.get(this.weight);
+    return rmsNorm(x, this.offset === 0 ? weight : add(weight, this.offset), this.epsilon);
   }
 }
 
@@ -135,9 +145,14 @@ abstract class BatchNorm extends Module {
   /**
    * In training the batch's statistics are used, and mixed into the running ones; else the running
    * ones are used.
+   * @param statistics which to use, whatever the mode
    * @throws ShapeError for another number of channels or axes, or one number per channel in training.
    */
-  forward(context: Context, x: Value): Value {
+  forward(
+    context: Context,
+    x: Value,
+    statistics: "batch" | "running" = context.training ? "batch" : "running",
+  ): Value {
     needChannels("batchNorm", x, this.channels);
     if (!this.#ranks.includes(x.rank)) {
       throw new ShapeError(
@@ -145,7 +160,7 @@ abstract class BatchNorm extends Module {
       );
     }
     const affine = affineOf(context, this.weight, this.bias);
-    if (!context.training) {
+    if (statistics === "running") {
       const running = {
         mean: context.get(this.runningMean),
         variance: context.get(this.runningVar),

@@ -16,7 +16,7 @@ import { slice } from "../ir/layout.ts";
 import { sum } from "../ir/reduce.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { inverseFrequencies, ropeTable, rotate, rotationAt } from "./rope.ts";
+import { inverseFrequencies, ropeAttentionFactor, ropeTable, rotate, rotationAt } from "./rope.ts";
 
 const { rope } = fixture<{
   rope: {
@@ -80,13 +80,52 @@ describe("rotate", () => {
 
 describe("inverseFrequencies", () => {
   test("fall from 1 towards 1 / theta", () => {
-    const [a, b, c, d] = inverseFrequencies(options) as [number, number, number, number];
-    expect([a, b, c, d]).toEqual([1, 10000 ** -0.25, 10000 ** -0.5, 10000 ** -0.75]);
+    expect(inverseFrequencies(options)).toEqual([1, 0.1, 0.01, 0.001].map(Math.fround));
   });
 
   test("linear scaling divides all of them", () => {
     const scaled = inverseFrequencies({ ...options, scaling: { type: "linear", factor: 4 } });
     expect(scaled).toEqual(inverseFrequencies(options).map((f) => f / 4));
+  });
+
+  test("grow with the sequence under dynamic scaling, from the model's positions on", () => {
+    const scaling = { type: "dynamic", factor: 2 } as const;
+    const short = inverseFrequencies({ ...options, scaling }, 128);
+    expect(short).toEqual(inverseFrequencies(options));
+    // 2 · 256 / 128 - 1 = 3, to the power of 8 / 6.
+    const long = inverseFrequencies({ ...options, scaling }, 256);
+    expect(long[1]).toBeCloseTo((10000 * 3 ** (4 / 3)) ** -0.25, 7);
+  });
+
+  test("of yarn keep what turns often and divide what turns rarely", () => {
+    const scaling = { type: "yarn", factor: 4, originalMaxPositions: 64 } as const;
+    const wide = { ...options, headDim: 32, scaling };
+    const plain = inverseFrequencies({ ...options, headDim: 32 });
+    const scaled = inverseFrequencies(wide);
+    expect(scaled[0]).toBe(plain[0]);
+    expect(scaled[15]).toBeCloseTo(plain[15]! / 4, 15);
+    // 0.1 ln 4 + 1
+    expect(ropeAttentionFactor(wide)).toBeCloseTo(1.1386294, 6);
+    expect(ropeTable(wide, 2).cos.data[0]).toBeCloseTo(1.1386294, 6);
+  });
+
+  test("of LongRoPE have a list up to the original context and another beyond", () => {
+    const scaling = {
+      type: "longrope",
+      shortFactor: [1, 2, 3, 4],
+      longFactor: [5, 6, 7, 8],
+      originalMaxPositions: 32,
+    } as const;
+    const plain = inverseFrequencies(options);
+    const at = (length: number): number[] => inverseFrequencies({ ...options, scaling }, length);
+    expect(at(32)).toEqual(plain.map((f, i) => f / (i + 1)));
+    expect(at(33)).toEqual(plain.map((f, i) => f / (i + 5)));
+    // √(1 + ln(128 / 32) / ln 32)
+    expect(ropeAttentionFactor({ ...options, scaling })).toBeCloseTo(Math.sqrt(1.4), 12);
+    const broken = { ...options, scaling: { ...scaling, longFactor: [1] } };
+    expect(() => inverseFrequencies(broken, 33)).toThrow(
+      "rope: longFactor must have 4 numbers, half of the dimensions that are turned, got 1.",
+    );
   });
 
   test("refuse an odd head", () => {
