@@ -36,7 +36,8 @@ const below: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** What ordinary files may name of Node: nothing. These touch the machine by their task. */
-const machine = /^(host\/node(-lock|-errors)?|backend\/ort\/(node|web|default)|cli\/.*)\.ts$/;
+const machine =
+  /^(host\/node(-cache|-lock|-errors|-images)?|backend\/ort\/(node|web|default)|cli\/.*)\.ts$/;
 
 function sources(folder: string): string[] {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {

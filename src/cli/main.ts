@@ -18,6 +18,10 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
     "measure a model on data: likelihood, answers, calibration",
     async () => (await import("./eval.ts")).evalCommand,
   ],
+  embed: [
+    "vectors of texts, for search and comparison",
+    async () => (await import("./embed.ts")).embedCommand,
+  ],
   pretrain: [
     "train a model from scratch on a long text",
     async () => (await import("./pretrain.ts")).pretrainCommand,
@@ -27,8 +31,12 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
     async () => (await import("./merge-adapter.ts")).mergeAdapterCommand,
   ],
   export: [
-    "write a model for transformers.js, or an adapter for llama.cpp",
+    "write a model for transformers.js or llama.cpp, or an adapter",
     async () => (await import("./export.ts")).exportCommand,
+  ],
+  download: [
+    "fetch a model or an adapter from the hub",
+    async () => (await import("./download.ts")).downloadCommand,
   ],
   info: [
     "what is in a model, an adapter or a file",
@@ -53,7 +61,7 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
  * Commands whose engine runs in a worker, as a step cannot be interrupted: so that Ctrl-C is answered
  * at once, and takes effect when the step ends.
  */
-const inWorker: ReadonlySet<string> = new Set(["finetune", "pretrain", "plan", "eval"]);
+const inWorker: ReadonlySet<string> = new Set(["finetune", "pretrain", "plan", "eval", "embed"]);
 
 function version(): string {
   const path = new URL("../../package.json", import.meta.url);
@@ -92,7 +100,8 @@ async function main(args: readonly string[]): Promise<void> {
     return;
   }
   const { commandHelp, parseOptions, suggestion } = await import("./command.ts");
-  const { OptionError, nodeHost } = await import("./library.ts");
+  const { OptionError, nodeHost, withGguf } = await import("./library.ts");
+  const host = nodeHost();
   const entry = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (!entry) {
     const near = suggestion(name, Object.keys(commands));
@@ -128,14 +137,16 @@ async function main(args: readonly string[]): Promise<void> {
     parentPort!.unref();
   }
   const context: CommandContext = {
-    host: nodeHost(),
+    // A GGUF file is a model folder to every command.
+    host: { ...host, files: withGguf(host.files) },
     output,
     options,
     positionals: parsed.positionals,
     given: parsed.given,
     signal: abort.signal,
   };
-  await command.run(context);
+  const { withHubNames } = await import("./models.ts");
+  await command.run(await withHubNames(command, context));
 }
 
 type Surface = Omit<OutputOptions, "isJson">;

@@ -3,6 +3,7 @@ import { UnsupportedError } from "../errors.ts";
 import type { Host, Log } from "./host.ts";
 import { Opfs } from "./opfs.ts";
 
+export { browserImages } from "./browser-images.ts";
 export { type FetchFileOptions, fetchFile } from "./fetch-file.ts";
 export { type StorageSpace, storageSpace } from "./opfs.ts";
 

@@ -5,9 +5,12 @@ import { type FileHandle, open as openHandle } from "node:fs/promises";
 import { basename, dirname, join, parse, resolve } from "node:path";
 import { FormatError, MissingError, OptionError, StateError } from "../errors.ts";
 import type { FileInfo, FileLock, Files, FileWriter, Host, OpenFile } from "./host.ts";
+import { type NodeCacheFiles, nodeCacheFiles } from "./node-cache.ts";
 import { at, codeOf, kindOf, translate } from "./node-errors.ts";
 import { lock } from "./node-lock.ts";
 import { decodeUtf8 } from "./utf8.ts";
+
+export { nodeImages } from "./node-images.ts";
 
 /** Bytes that `readBytes` reads when the caller names no limit. */
 const defaultBytesLimit = 2 ** 30;
@@ -287,9 +290,11 @@ const files: Files = {
   join,
 };
 
-export function nodeHost(): Host {
+export function nodeHost(): Host & { readonly files: Files & NodeCacheFiles } {
+  const isTrue = /^(?:1|on|yes|true)$/i;
+  const withLinks = !isTrue.test(process.env["HF_HUB_DISABLE_SYMLINKS"] ?? "");
   return {
-    files,
+    files: { ...files, ...nodeCacheFiles(withLinks) },
     clock: { now: () => Date.now(), monotonic: () => performance.now() },
     env: (name) => process.env[name],
     fetch: globalThis.fetch,
