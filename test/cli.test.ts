@@ -275,6 +275,7 @@ describe("finetune", () => {
       model,
       data,
       out,
+      objective: "sft",
       steps: 3,
       bestStep: 3,
       isStopped: false,

@@ -11,9 +11,11 @@ import {
   OptionError,
   type OrtBackend,
   type PreparedData,
+  type PretrainedModel,
   type PromptOptions,
   prepareData,
   type Question,
+  quantizedAsRead,
   questionOf,
   type ReadExamplesOptions,
   Rng,
@@ -21,6 +23,8 @@ import {
   traineeOf,
 } from "./library.ts";
 import { countParameters, type OpenedModel, openBackend, openModel } from "./models.ts";
+import { type ObjectiveJob, openObjective } from "./objective-job.ts";
+import { type ChosenObjective, chooseObjective } from "./objectives.ts";
 import { type Output, showCount } from "./output.ts";
 
 /** Everything that options stand for, opened. */
@@ -38,6 +42,10 @@ export interface Job {
   /** Held-out prompts that the model has no positions for. */
   readonly unanswered: number;
   readonly adapter: Adapter | undefined;
+  readonly objective: ChosenObjective;
+  /** What a run judges by while training. */
+  readonly judged: ObjectiveJob["judged"];
+  readonly makeTuner: ObjectiveJob["makeTuner"];
   readonly trainee: Trainee;
   readonly settings: FinetuneOptions;
   /** Longest example in tokens. */
@@ -80,7 +88,11 @@ const numbersOf = (option: string, options: OptionValues): Record<string, number
     ),
   );
 
-function adapterOf(opened: OpenedModel, options: OptionValues): Adapter | undefined {
+/** LoRA as options describe it; none with --full. */
+export function adapterOf(
+  opened: { readonly model: PretrainedModel },
+  options: OptionValues,
+): Adapter | undefined {
   if (options["full"] === true) return undefined;
   const targets = options["targets"] as string;
   return lora(opened.model, {
@@ -115,18 +127,25 @@ export async function openJob(
   if (options["early-stopping"] !== undefined && options["eval-every"] === undefined) {
     throw new OptionError("finetune: --early-stopping needs --eval-every — how often to judge.");
   }
+  const objective = chooseObjective(options);
   const source = sourceOf(options);
-  const opened = await openModel(host, options["model"] as string);
+  const opened = await openModel(
+    host,
+    options["model"] as string,
+    bits !== undefined ? { keep: quantizedAsRead({ bits }) } : {},
+  );
   const { model, tokenizer } = opened;
   const { maxPositions } = model.sizes;
   const prompts = await promptOptions(host, opened.path, options);
   // A token is predicted from the one before it, so one more fits than the model has positions.
-  const maxLength = Math.min(options["max-length"] as number, maxPositions) + 1;
+  const maxLength =
+    Math.min(options["max-length"] as number, maxPositions) + (objective.readsLast ? 0 : 1);
   const lossOn = options["loss-on"] as LossOn;
   const evalLimit = options["eval-limit"] as number;
   const data = await prepareData(host.files, source.path, tokenizer, {
     ...prompts,
     ...source.read,
+    ...objective.reading,
     ...(source.heldOutPath !== undefined && { heldOutPath: source.heldOutPath }),
     maxLength,
     lossOn,
@@ -136,28 +155,50 @@ export async function openJob(
   const packing = options["packing"] === true;
   const settings = { ...settingsOf(options), ...(packing && { packing: maxLength }) };
   checkFinetune(settings, data.train.count);
-  const adapter = adapterOf(opened, options);
+  const adapter = objective.adapted(adapterOf(opened, options), model);
   const freeze = (options["freeze"] as readonly string[] | undefined) ?? [];
-  const trainee = traineeOf(
+  const plain = traineeOf(
     model,
     opened.params,
     adapter && { adapter, params: adapter.init(new Rng(settings.seed ?? 0).fold("adapter")) },
     { freeze, ...(bits !== undefined && { quantize: { bits } }) },
   );
-  const asked = data.heldOutRaw
+  // A reward model judges answers and is not asked for any.
+  const asked = (objective.readsLast ? [] : data.heldOutRaw)
     .flatMap((example) => questionOf(example, tokenizer, prompts) ?? [])
     .slice(0, evalLimit);
   const questions = asked.filter(({ ids }) => ids.length < maxPositions);
   const threads = options["threads"] as number | undefined;
   const backend = await openBackend(output, threads);
+  const { trainee, train, heldOut, judged, makeTuner } = await openObjective(
+    host,
+    output,
+    options,
+    objective,
+    {
+      opened,
+      adapter,
+      trainee: plain,
+      data,
+      backend,
+      settings,
+      prompts,
+      read: source.read,
+      maxLength,
+      spillFolder,
+    },
+  );
   return {
+    objective,
+    judged,
+    makeTuner,
     opened,
     backend,
     threads: threads ?? backend.binding.maxThreads,
-    data,
+    data: { ...data, train, heldOut },
     dataName: source.name,
     dataPath: source.path,
-    read: source.read,
+    read: { ...source.read, keepsLabels: objective.reading.keepsLabels },
     prompts,
     questions,
     unanswered: asked.length - questions.length,
@@ -190,7 +231,7 @@ export function introduce(output: Output, job: Job): void {
   const { cut, empty } = report.train;
   if (cut > 0) output.warn(`${cut} examples were cut to fit the model or --max-length.`);
   if (empty > 0) output.warn(`${empty} examples were left out: nothing in them carries loss.`);
-  if (kinds.preference > 0) {
+  if (kinds.preference > 0 && !["preference", "judged"].includes(job.objective.data)) {
     output.warn(
       `Of ${kinds.preference} preferences the chosen answer is learnt, the rejected one is not used.`,
     );

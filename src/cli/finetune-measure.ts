@@ -7,6 +7,7 @@ import {
   Decoder,
   type Files,
   nearestNeighbour,
+  ownWeights,
   type RawExample,
   StateError,
   scoreExamples,
@@ -49,8 +50,9 @@ export async function measure(
 function decoderOf(job: Job, trained: TensorRecord): Decoder {
   const { opened, backend, trainee, adapter } = job;
   const { model } = opened;
-  if (!adapter) return new Decoder(model, { ...trainee.frozen, ...trained }, backend);
-  return new Decoder(model, trainee.frozen, backend, {
+  const base = ownWeights(trainee);
+  if (!adapter) return new Decoder(model, { ...base, ...trained }, backend);
+  return new Decoder(model, base, backend, {
     adapter: { adapter, params: trained },
     ...(trainee.form && { form: trainee.form }),
   });

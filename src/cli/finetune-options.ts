@@ -2,6 +2,8 @@
 import { type OptionTable, oneOf, realFrom, wholeFrom } from "./command.ts";
 import { optimizerNames, scheduleNames } from "./library.ts";
 import { modelOption, threadsOption } from "./models.ts";
+import { objectiveOptions } from "./objective-options.ts";
+import { taskOptions } from "./task-options.ts";
 
 const data: OptionTable = {
   model: modelOption,
@@ -229,6 +231,8 @@ function under(group: string, table: OptionTable): OptionTable {
 export const finetuneOptions: OptionTable = {
   ...under("Model and data", data),
   ...under("Method", method),
+  ...under("Objective", objectiveOptions),
+  ...under("Task", taskOptions),
   ...under("Training", training),
   ...under("Judging", judging),
   ...under("Run", running),

@@ -8,6 +8,13 @@ export interface Measured extends ExampleScore {
   readonly answers: readonly Answer[];
 }
 
+/** What the loss is a mean over, and what `accuracy` counts, by the objective's data. */
+function wordsOf({ objective }: Job): { readonly loss: string; readonly right: string } {
+  if (objective.data === "preference") return { loss: "loss per pair", right: "pairs right" };
+  if (objective.data === "judged") return { loss: "loss per answer", right: "answers right" };
+  return { loss: "loss per token", right: "tokens right" };
+}
+
 export function exactShare(answers: readonly Answer[]): number {
   return answers.filter(({ isExact }) => isExact).length / Math.max(1, answers.length);
 }
@@ -41,10 +48,12 @@ export function card({ job, result, before, after }: CardFacts): string {
     ? `${adapter.kind === "LORA" ? "LoRA" : adapter.kind} adapter for ${opened.name}`
     : `${opened.name}, fine-tuned`;
   const config = adapter?.config() ?? {};
+  const words = wordsOf(job);
   const rows = [
     ["examples", `${data.train.count}, held out ${data.heldOut.count}`],
     ["steps", `${result.step}${result.isStopped ? " (stopped early)" : ""}`],
     ["batch size", String(settings.batchSize)],
+    ["objective", job.objective.name],
     ["optimizer", `${settings.optimizer}, schedule ${settings.schedule}`],
     ["seed", String(settings.seed)],
     ...(adapter
@@ -58,8 +67,8 @@ export function card({ job, result, before, after }: CardFacts): string {
       ? `\n${table(
           ["held out", "before", "after"],
           [
-            ["loss per token", before.nll.toFixed(3), after.nll.toFixed(3)],
-            ["tokens right", showPercent(before.accuracy), showPercent(after.accuracy)],
+            [words.loss, before.nll.toFixed(3), after.nll.toFixed(3)],
+            [words.right, showPercent(before.accuracy), showPercent(after.accuracy)],
             ...(after.answers.length > 0
               ? [
                   [
@@ -104,6 +113,7 @@ export function reportOf(
     out: run.folder,
     model: job.opened.name,
     data: job.dataName,
+    objective: job.objective.name,
     steps: result.steps,
     bestStep: result.step,
     isStopped: false,
@@ -122,6 +132,7 @@ export function reportOf(
 /** For people. */
 export function show(
   output: Output,
+  job: Job,
   {
     before,
     after,
@@ -145,10 +156,13 @@ export function show(
     `Loss     ${sparkline(result.losses, 60)}  ${result.losses[0]?.toFixed(2)} → ${result.losses.at(-1)?.toFixed(2)}`,
   );
   output.line();
+  const words = wordsOf(job);
   const rows: string[][] = [
-    ["loss per token", before.nll.toFixed(3), after.nll.toFixed(3)],
-    ["perplexity", Math.exp(before.nll).toFixed(2), Math.exp(after.nll).toFixed(2)],
-    ["tokens right", showPercent(before.accuracy), showPercent(after.accuracy)],
+    [words.loss, before.nll.toFixed(3), after.nll.toFixed(3)],
+    ...(words.right === "tokens right"
+      ? [["perplexity", Math.exp(before.nll).toFixed(2), Math.exp(after.nll).toFixed(2)]]
+      : []),
+    [words.right, showPercent(before.accuracy), showPercent(after.accuracy)],
   ];
   if (after.answers.length > 0) {
     rows.push([

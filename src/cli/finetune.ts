@@ -6,11 +6,11 @@ import { continuation, measure, nearestExact } from "./finetune-measure.ts";
 import { finetuneOptions } from "./finetune-options.ts";
 import { card, type Measured, reportOf, samplesOf, show } from "./finetune-report.ts";
 import {
-  type ExampleSet,
-  Finetuner,
+  type AnyExampleSet,
   type Host,
   isRun,
   OptionError,
+  Rng,
   Run,
   saveAdapter,
   saveModel,
@@ -25,6 +25,7 @@ import {
   resumedOptions,
   runRecord,
 } from "./run-record.ts";
+import { taskOf } from "./task-options.ts";
 
 /** In a run's folder, for data that memory does not hold. */
 const spillName = "data";
@@ -84,6 +85,14 @@ async function run(context: CommandContext): Promise<void> {
       output.json(finished);
       return;
     }
+    const task = taskOf(begun.options);
+    if (task) {
+      const { finetuneTask } = await import("./finetune-task.ts");
+      return await finetuneTask(task, context, begun, ({ heldOut }) => ({
+        ...runOptions(begun.options, heldOut),
+        ...progressOf(output, host),
+      }));
+    }
     job = await openJob(host, output, begun.options, spill);
     if (begun.options["preview"] === true) {
       const { previewJob } = await import("./finetune-job.ts");
@@ -138,7 +147,7 @@ async function trainIn(
   options: OptionValues,
 ): Promise<void> {
   const { host, output, signal } = context;
-  const { data, backend, trainee, settings } = job;
+  const { data, backend, trainee } = job;
   introduce(output, job);
   const then = (await run.lastEnvironment())?.["threads"];
   if (then !== undefined && then !== job.threads) {
@@ -156,11 +165,11 @@ async function trainIn(
   output.line(`${output.style("Run".padEnd(8), "bold")} ${run.folder}`);
   output.line();
 
-  const tuner = await Finetuner.create(trainee, data.train, backend, settings);
+  const tuner = await job.makeTuner(signal);
   let result: TrainRunResult;
   try {
     result = await trainRun(run, tuner, host, {
-      ...runOptions(options, data.heldOut),
+      ...runOptions(options, job.judged),
       signal,
       onWarn: (message) => output.warn(message),
       ...progressOf(output, host),
@@ -192,12 +201,12 @@ async function trainIn(
   await run.note("samples", samplesOf(before, after, texts));
   const report = reportOf(run, job, result, before, after, copies);
   await run.finish(report);
-  show(output, { before, after, copies, result, trainSeconds: result.seconds, texts });
+  show(output, job, { before, after, copies, result, trainSeconds: result.seconds, texts });
   sayNext(output, run.folder, job, options);
   output.json({ ...report, losses: result.losses });
 }
 
-function runOptions(options: OptionValues, heldOut: ExampleSet): Parameters<typeof trainRun>[3] {
+function runOptions(options: OptionValues, heldOut: AnyExampleSet): Parameters<typeof trainRun>[3] {
   const some = (key: string, name: string): Record<string, number> =>
     options[name] === undefined ? {} : { [key]: options[name] as number };
   return {
@@ -254,14 +263,18 @@ async function save(
   const { opened, adapter } = job;
   const text = card({ job, result, before, after });
   if (adapter) {
-    await saveAdapter(host.files, run.folder, adapter, result.params, {
+    const names = Object.keys(adapter.init(new Rng(0)));
+    const own = Object.fromEntries(names.map((name) => [name, result.params[name]!]));
+    await saveAdapter(host.files, run.folder, adapter, own, {
       base: opened.path,
       card: text,
     });
     return;
   }
   const { tokenizer, config } = opened.tokenizer.json;
-  const params = { ...opened.params, ...result.params };
+  const params = Object.fromEntries(
+    Object.entries(opened.params).map(([path, tensor]) => [path, result.params[path] ?? tensor]),
+  );
   await saveModel(host.files, run.folder, opened.model, params, {
     config: opened.config,
     files: {
@@ -279,6 +292,8 @@ function sayNext(output: Output, folder: string, job: Job, options: OptionValues
     `${adapter ? "Adapter" : "Model"} in ${output.style(folder, "cyan")} (${adapter ? "loads in PEFT too" : "loads in transformers too"}), with the log, samples and loss.svg.`,
   );
   output.line();
+  // A reward model judges answers; it gives none.
+  if (job.objective.readsLast) return;
   output.line("Next:");
   const first = data.heldOutRaw[0]!;
   const asExample = first.kind === "pair" ? " --as-example" : "";

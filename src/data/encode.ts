@@ -78,7 +78,7 @@ export function answerOf(example: PreferenceExample, answer: "chosen" | "rejecte
 
 /** A pair as a chat of two turns, or three with its system text. */
 function asChat(example: Extract<RawExample, { kind: "pair" }>): ChatExample {
-  const { prompt, completion, system, where } = example;
+  const { prompt, completion, system, where, label } = example;
   return {
     kind: "chat",
     messages: [
@@ -87,6 +87,7 @@ function asChat(example: Extract<RawExample, { kind: "pair" }>): ChatExample {
       { role: "assistant", content: completion },
     ],
     ...(where !== undefined && { where }),
+    ...(label !== undefined && { label }),
   };
 }
 
@@ -146,7 +147,8 @@ export function encodeExample(
     ids[i] = whole[i]!;
     mask[i] = i > 0 && carries(i) ? 1 : 0;
   }
-  return { ids, mask, isCut: size < whole.length };
+  const isGood = "label" in item ? item.label : undefined;
+  return { ids, mask, isCut: size < whole.length, ...(isGood !== undefined && { isGood }) };
 }
 
 /**
@@ -218,6 +220,49 @@ export function encodePreferences(
   }
   if (chosen.length === 0) throw noLoss(raw.length, options.maxLength);
   return { chosen, rejected, cut, empty };
+}
+
+/**
+ * What an objective learns from: "any" example as it stands; "answered" ones, that have a prompt and an
+ * answer; a "preference" of two answers; answers that were "judged" good or bad one by one.
+ */
+export type DataKind = "any" | "answered" | "preference" | "judged";
+
+/**
+ * The examples that are encoded for one of the data: both answers of a preference, chosen first, where the
+ * objective compares or judges answers; else the example itself.
+ * @param who the objective, for errors
+ * @throws FormatError that says what data is needed.
+ */
+export function partsOf(raw: RawExample, kind: DataKind, who: string): readonly RawExample[] {
+  const refuse = (what: string): FormatError =>
+    new FormatError(`${raw.where ?? "data"}: is a ${raw.kind}${what}.`, { kind: raw.kind });
+  const both = (): RawExample[] => [
+    answerOf(raw as PreferenceExample, "chosen"),
+    answerOf(raw as PreferenceExample, "rejected"),
+  ];
+  switch (kind) {
+    case "any":
+      return [raw];
+    case "answered":
+      if (raw.kind === "text") {
+        throw refuse(
+          `, ${who} needs prompts with answers — give "prompt" and "completion", or chats`,
+        );
+      }
+      return [raw];
+    case "preference":
+      if (raw.kind === "preference") return both();
+      throw refuse(`, ${who} needs preferences — give "prompt", "chosen" and "rejected"`);
+    case "judged":
+      if (raw.kind === "preference") {
+        return both().map((answer, i) => ({ ...answer, label: i === 0 }) as RawExample);
+      }
+      if ((raw.kind === "pair" || raw.kind === "chat") && raw.label !== undefined) return [raw];
+      throw refuse(
+        ` without a label, ${who} needs answers that were judged — give "prompt", "completion" and "label" (true or false), or "prompt", "chosen" and "rejected"`,
+      );
+  }
 }
 
 /** What is asked and what answer is expected; nothing for texts and chats that end otherwise. */

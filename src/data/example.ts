@@ -33,6 +33,8 @@ export interface PairExample extends Located {
 export interface ChatExample extends Located {
   readonly kind: "chat";
   readonly messages: readonly ChatMessage[];
+  /** Whether the last answer was judged good, where it was judged (KTO). */
+  readonly label?: boolean;
 }
 
 export interface PreferenceExample extends Located {

@@ -3,7 +3,7 @@ import { FormatError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import type { RawExample } from "./example.ts";
 import { type ReadOptions, readRecords } from "./formats.ts";
-import { checkMap, layoutFields, toExample } from "./layouts.ts";
+import { checkMap, type LayoutOptions, layoutFields, toExample } from "./layouts.ts";
 
 export {
   applyTemplate,
@@ -16,7 +16,7 @@ export { epochBatches } from "./epochs.ts";
 export type { Example, RawExample } from "./example.ts";
 
 /** How a file of examples is read. */
-export type ReadExamplesOptions = Pick<ReadOptions, "format" | "map">;
+export type ReadExamplesOptions = Pick<ReadOptions, "format" | "map"> & LayoutOptions;
 
 /**
  * Examples of a file as it streams, each with the place it was read from.
@@ -32,7 +32,7 @@ export async function* streamExamples(
   let isEmpty = true;
   for await (const found of readRecords(files, path, { ...options, fields: layoutFields })) {
     isEmpty = false;
-    yield toExample(found);
+    yield toExample(found, options);
   }
   if (isEmpty) throw new FormatError(`${path}: holds no examples.`, { path });
 }

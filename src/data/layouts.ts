@@ -175,8 +175,10 @@ function chatOf(record: JsonObject, key: string, fail: Fail): RawExample {
   return { kind: "chat", messages: withSystem(messages, optionalText(record, "system", fail)) };
 }
 
-function pairOf(record: JsonObject, fail: Fail): RawExample {
-  if (typeof record["label"] === "boolean") {
+function pairOf(record: JsonObject, fail: Fail, keepsLabels: boolean): RawExample {
+  const { label } = record as { readonly label?: JsonValue };
+  const judged = typeof label === "boolean" ? { label } : {};
+  if (typeof label === "boolean" && !keepsLabels) {
     throw fail(
       '"prompt", "completion" and a "label" that judges them (KTO) are not understood — keep those with label true, or make pairs of "chosen" and "rejected"',
     );
@@ -197,11 +199,12 @@ function pairOf(record: JsonObject, fail: Fail): RawExample {
         ],
         system,
       ),
+      ...judged,
     };
   }
   const prompt = textOf(record, "prompt", fail);
   const completion = textOf(record, "completion", fail);
-  return { kind: "pair", prompt, completion, ...(system !== "" && { system }) };
+  return { kind: "pair", prompt, completion, ...(system !== "" && { system }), ...judged };
 }
 
 function isMessageList(value: JsonValue | undefined): boolean {
@@ -305,24 +308,32 @@ function givenPrompt(record: JsonObject, key: string, fail: Fail): Turns {
   return input === "" ? instruction : `${instruction}\n${input}`;
 }
 
+export interface LayoutOptions {
+  /** Whether a pair may have a `label` that judges it; default false: one is refused. */
+  readonly keepsLabels?: boolean;
+}
+
 /**
  * The example of a record; its layout is told by its fields.
  * @throws FormatError that lists the fields found and those understood.
  */
-export function toExample({ record, where }: LocatedRecord): RawExample {
+export function toExample(
+  { record, where }: LocatedRecord,
+  { keepsLabels = false }: LayoutOptions = {},
+): RawExample {
   const fail: Fail = (what) => new FormatError(`${where}: ${what}.`, { path: where });
-  const example = detect(record, fail);
+  const example = detect(record, fail, keepsLabels);
   if (example) return { ...example, where };
   throw fail(
     `the fields ${shownKeys(record)} make no layout that is understood — use ${layoutHelp}, or name your columns with --map column=field`,
   );
 }
 
-function detect(record: JsonObject, fail: Fail): RawExample | undefined {
+function detect(record: JsonObject, fail: Fail, keepsLabels: boolean): RawExample | undefined {
   if (has(record, "chosen") && has(record, "rejected")) return preferenceOf(record, fail);
   if (has(record, "messages")) return chatOf(record, "messages", fail);
   if (has(record, "conversations")) return chatOf(record, "conversations", fail);
-  if (has(record, "prompt") && has(record, "completion")) return pairOf(record, fail);
+  if (has(record, "prompt") && has(record, "completion")) return pairOf(record, fail, keepsLabels);
   if (has(record, "instruction") && has(record, "output")) return alpacaOf(record, fail);
   if (has(record, "text")) return { kind: "text", text: textOf(record, "text", fail) };
   return undefined;

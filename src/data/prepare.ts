@@ -12,6 +12,11 @@ import type { Tokenizer } from "./tokenizer.ts";
 export interface PrepareOptions extends EncodeExamplesOptions, ReadExamplesOptions, SplitOptions {
   /** A file to judge by; without it a share of the data is held out by hash. */
   readonly heldOutPath?: string;
+  /**
+   * What is encoded of an example of the data: its parts follow each other in the set, and are all left out
+   * when one of them carries no loss. Default: the example itself. As `partsOf`.
+   */
+  readonly parts?: (raw: RawExample) => readonly RawExample[];
   /** Held-out examples kept as they were read, for asking; default 1000. */
   readonly keepRaw?: number;
   /** Bytes of tokens held in memory, for each side; default 256 MiB. */
@@ -63,6 +68,8 @@ class Side {
   }
 }
 
+const itself = (raw: RawExample): readonly RawExample[] => [raw];
+
 /** A first pass over the file, only where a limit makes the bound depend on all hashes. */
 async function boundOf(files: Files, path: string, options: PrepareOptions): Promise<number> {
   if (options.heldOutPath !== undefined) return 0;
@@ -91,7 +98,7 @@ export async function prepareData(
   tokenizer: Tokenizer,
   options: PrepareOptions,
 ): Promise<PreparedData> {
-  const { heldOutPath, keepRaw = 1000, memoryLimit, spillFolder } = options;
+  const { heldOutPath, keepRaw = 1000, memoryLimit, spillFolder, parts = itself } = options;
   const bound = await boundOf(files, path, options);
   const sideOf = (name: string): Side =>
     new Side(
@@ -105,18 +112,19 @@ export async function prepareData(
   const samples = new Map<RawExample["kind"], Sample>();
   const kinds = { text: 0, pair: 0, chat: 0, preference: 0 };
   const add = async (raw: RawExample, side: Side): Promise<void> => {
-    const { ids, mask, isCut } = encodeExample(raw, tokenizer, options);
+    const encoded = parts(raw).map((part) => encodeExample(part, tokenizer, options));
+    const { ids, mask } = encoded[0]!;
     kinds[raw.kind]++;
     side.read++;
-    if (isCut) side.cut++;
+    if (encoded.some(({ isCut }) => isCut)) side.cut++;
     if (side === heldOut && heldOutRaw.length < keepRaw) heldOutRaw.push(raw);
     // A sample without loss shows what is wrong, but one with loss is better.
-    const hasLoss = mask.includes(1);
+    const hasLoss = encoded.every((part) => part.mask.includes(1));
     const sample = samples.get(raw.kind);
     if (side === train && (!sample || (hasLoss && !sample.example.mask.includes(1)))) {
       samples.set(raw.kind, { raw, example: { ids, mask } });
     }
-    if (hasLoss) await side.collector.add({ ids, mask });
+    if (hasLoss) for (const { isCut: _, ...part } of encoded) await side.collector.add(part);
     else side.empty++;
   };
   const sets: ExampleSet[] = [];

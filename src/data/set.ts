@@ -17,9 +17,10 @@ export interface ExampleSet<E = Example> {
   readonly dataHash: string;
   /**
    * Examples in the order asked for.
+   * @param rng of a step in training: what random changes to examples are drawn from. Default: none are made.
    * @throws OptionError for an index outside the set.
    */
-  get(indices: ArrayLike<number>): Promise<readonly E[]>;
+  get(indices: ArrayLike<number>, rng?: Rng): Promise<readonly E[]>;
   /**
    * The batches of an epoch, where the set decides on them; by the stream alone. Default: near lengths
    * together, in random order.

@@ -214,6 +214,8 @@ export class Tokenizer {
   readonly eosId: number | undefined;
   readonly bosId: number | undefined;
   readonly padId: number | undefined;
+  /** The token that hides a word, of encoders. */
+  readonly maskId: number | undefined;
   readonly json: TokenizerJson;
   readonly #where: string;
   readonly #file: TokenizerFile;
@@ -281,6 +283,7 @@ export class Tokenizer {
     this.eosId = idOf("eos_token");
     this.bosId = idOf("bos_token");
     this.padId = idOf("pad_token");
+    this.maskId = idOf("mask_token");
   }
 
   #build(file: TokenizerFile): HfTokenizer {

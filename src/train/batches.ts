@@ -1,4 +1,5 @@
 import type { Example } from "../data/examples.ts";
+import type { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Batch } from "./program.ts";
 
@@ -14,6 +15,8 @@ export interface BatchShape {
   readonly lengthMultiple?: number;
   /** Positions that the model has: padding ends there. */
   readonly maxLength?: number;
+  /** What is drawn anew in each step of a training, by seed and step; none where a model is judged. */
+  readonly rng?: Rng;
 }
 
 /**

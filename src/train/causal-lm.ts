@@ -4,8 +4,9 @@ import { cast, equal, mul } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { reshape } from "../ir/layout.ts";
 import { argMax, sum } from "../ir/reduce.ts";
-import type { LanguageModel } from "../models/model.ts";
+import type { ForwardOptions, LanguageModel } from "../models/model.ts";
 import { crossEntropy } from "../nn/losses.ts";
+import type { ValueRecord } from "../nn/module.ts";
 import { type BatchShape, makeBatch } from "./batches.ts";
 import type { Objective } from "./objective.ts";
 
@@ -15,13 +16,11 @@ import type { Objective } from "./objective.ts";
  */
 export const causalLm: Objective<LanguageModel, Example> = {
   name: "causal-lm",
+  canPack: true,
   batch: (examples: readonly Example[], shape: BatchShape) => makeBatch(examples, shape),
-  loss: ({ model, context }, { ids, rows, positions, segments, targets, weights }) => {
-    const { logits } = model.forward(context, ids!, {
-      ...(rows && { rows }),
-      ...(positions && { positions }),
-      ...(segments && { mask: sameSegment(segments) }),
-    });
+  loss: ({ model, context }, batch) => {
+    const { ids, targets, weights } = batch;
+    const { logits } = model.forward(context, ids!, packedOptions(batch));
     const losses = crossEntropy(logits, targets!, { reduction: "none" });
     const hits = cast(equal(argMax(logits, 1), targets!), "float32");
     return {
@@ -30,6 +29,15 @@ export const causalLm: Objective<LanguageModel, Example> = {
     };
   },
 };
+
+/** Which logits a batch asks for, and that packed examples do not see each other. */
+export function packedOptions({ rows, positions, segments }: ValueRecord): ForwardOptions {
+  return {
+    ...(rows && { rows }),
+    ...(positions && { positions }),
+    ...(segments && { mask: sameSegment(segments) }),
+  };
+}
 
 /** Pairs of tokens of one example: (B, T) → (B, 1, T, T) bool. */
 function sameSegment(segments: Value): Value {

@@ -169,6 +169,10 @@ export class DeviceStepper implements Stepper {
     return this.#program.evaluate(batch, this.#current("param"));
   }
 
+  async inspect(batch: Batch): Promise<TensorRecord> {
+    return this.#program.inspect(batch, this.#current("param"));
+  }
+
   /** The current tensors of one name, by path. */
   #current(name: string): Record<string, DeviceTensor> {
     if (this.#isReleased) throw new StateError("step: the stepper was released.");

@@ -4,7 +4,7 @@ import { place, releaseAll } from "../backend/place.ts";
 import { epochBatches } from "../data/epochs.ts";
 import type { Example } from "../data/example.ts";
 import { packExamples, packedSet } from "../data/packing.ts";
-import { type ExampleSet, memorySet } from "../data/set.ts";
+import { type AnyExampleSet, memorySet } from "../data/set.ts";
 import { OptionError, StateError } from "../errors.ts";
 import type { Module, TensorRecord } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
@@ -28,7 +28,7 @@ export interface FinetuneOptions {
   readonly accumulate?: number;
   /** Several short examples in one row of this many tokens; each sees itself alone. Default: off. */
   readonly packing?: number;
-  /** Highest learning rate; default 2e-3 for adapters and 3e-4 for all parameters. */
+  /** Highest learning rate; default the objective's, or 2e-3 for adapters and 3e-4 for all parameters. */
   readonly learningRate?: number;
   /** Share of the steps over which the rate rises; default 0.05, none for "constant". */
   readonly warmup?: number;
@@ -59,6 +59,8 @@ export interface FinetuneStep {
   readonly gradientNorm: number;
   /** Tokens read so far, padding left out. */
   readonly tokens: number;
+  /** What else is told of the step, by name: a policy's mean reward. */
+  readonly metrics?: Readonly<Record<string, number>>;
 }
 
 export interface FinetuneResult {
@@ -88,16 +90,16 @@ export interface ScoreOptions {
   readonly onProgress?: (done: number) => void;
 }
 
-/** Examples in memory or on disk. */
-export type Examples = readonly Example[] | ExampleSet;
+/** Examples in memory or on disk: of the kind that the trainee's objective learns from. */
+export type Examples = readonly Example[] | AnyExampleSet;
 
-function asSet(examples: Examples): ExampleSet {
+function asSet(examples: Examples): AnyExampleSet {
   return "lengths" in examples ? examples : memorySet(examples);
 }
 
 /** The rows of an epoch, and which of them each step takes. */
 interface Epoch {
-  readonly rows: ExampleSet;
+  readonly rows: AnyExampleSet;
   readonly batches: readonly (readonly number[])[];
   /** Examples in a row. */
   readonly members: (row: number) => readonly number[];
@@ -129,7 +131,11 @@ export function checkFinetune(options: FinetuneOptions, examples: number): void 
   optimizerByName(options.optimizer ?? "adamw");
 }
 
-function scheduleOf(options: FinetuneOptions, totalSteps: number): Schedule {
+/** The rate over so many steps as a share of its peak. */
+export function scheduleOf(
+  options: Pick<FinetuneOptions, "schedule" | "warmup" | "decay">,
+  totalSteps: number,
+): Schedule {
   const name = options.schedule ?? "linear";
   const warmup = options.warmup ?? (name === "constant" ? 0 : 0.05);
   const steps = (share: number): number => Math.round(totalSteps * share);
@@ -159,7 +165,7 @@ export class Finetuner {
   /** Optimiser steps in all. */
   readonly steps: number;
   readonly #trainee: Trainee<Module>;
-  readonly #set: ExampleSet;
+  readonly #set: AnyExampleSet;
   readonly #options: FinetuneOptions;
   readonly #stepper: Stepper;
   readonly #rng: Rng;
@@ -173,7 +179,7 @@ export class Finetuner {
 
   private constructor(
     trainee: Trainee<Module>,
-    set: ExampleSet,
+    set: AnyExampleSet,
     options: FinetuneOptions,
     stepper: Stepper,
   ) {
@@ -182,7 +188,8 @@ export class Finetuner {
     this.#options = options;
     this.#stepper = stepper;
     this.#rng = new Rng(options.seed ?? 0);
-    this.#peak = options.learningRate ?? (trainee.adapt ? 2e-3 : 3e-4);
+    const { adapter, full } = trainee.objective?.learningRate ?? { adapter: 2e-3, full: 3e-4 };
+    this.#peak = options.learningRate ?? (trainee.adapt ? adapter : full);
     this.#data = this.#dataOf(0);
     this.steps = options.steps ?? Math.ceil((options.epochs ?? 3) * this.#data.batches.length);
     this.#schedule = scheduleOf(options, this.steps);
@@ -199,6 +206,12 @@ export class Finetuner {
   ): Promise<Finetuner> {
     const set = asSet(examples);
     checkFinetune(options, set.count);
+    const { objective = causalLm } = trainee;
+    if (options.packing !== undefined && !objective.canPack) {
+      throw new OptionError(
+        `finetune: ${objective.name} looks at whole examples and cannot pack several into a row — leave packing off.`,
+      );
+    }
     const { weightDecay = 0.01, optimizer = "adamw" } = options;
     const groups = decayGroups(trainee.trained, { weightDecay }, (decay) =>
       optimizerByName(optimizer, { weightDecay: decay }),
@@ -223,7 +236,7 @@ export class Finetuner {
     const rng = this.#rng.fold("epoch", epoch);
     const set = this.#set;
     if (packing === undefined) {
-      const batches = epochBatches(set.lengths, batchSize, rng);
+      const batches = set.batches?.(batchSize, rng) ?? epochBatches(set.lengths, batchSize, rng);
       return { rows: set, batches, members: (row) => [row] };
     }
     const bins = packExamples(set.lengths, packing, rng);
@@ -250,17 +263,20 @@ export class Finetuner {
   async #read(step: number): Promise<{ parts: StepPart[]; examples: number[]; tokens: number }> {
     const { batchSize = 16, accumulate = 1 } = this.#options;
     const batch = this.#batchAt(step);
-    const rows = await this.#data.rows.get(batch);
+    const rows = await this.#data.rows.get(batch, this.#rng.fold("examples", step));
     const size = batchSize / accumulate;
     const { maxLength, objective = causalLm } = this.#trainee;
     const shape = { rows: size, ...(maxLength !== undefined && { maxLength }) };
     return {
       parts: Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => ({
-        batch: objective.batch(rows.slice(i * size, (i + 1) * size), shape),
+        batch: objective.batch(rows.slice(i * size, (i + 1) * size), {
+          ...shape,
+          rng: this.#rng.fold("batch", step, i * size),
+        }),
         noise: this.#rng.fold("noise", step, i * size),
       })),
       examples: batch.flatMap(this.#data.members),
-      tokens: rows.reduce((sum, { ids }) => sum + ids.length, 0),
+      tokens: batch.reduce((sum, row) => sum + this.#data.rows.lengths[row]!, 0),
     };
   }
 
@@ -444,7 +460,7 @@ export async function scoreExamples(
 
 async function score(
   evaluate: (batch: Batch) => Promise<EvalResult>,
-  set: ExampleSet,
+  set: AnyExampleSet,
   { maxLength, objective = causalLm }: Trainee<Module>,
   { batchSize = 32, signal, onProgress }: ScoreOptions,
 ): Promise<ExampleScore | undefined> {

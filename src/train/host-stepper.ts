@@ -57,6 +57,10 @@ export class HostStepper implements Stepper {
     return this.#program.evaluate(batch, this.#params);
   }
 
+  inspect(batch: Batch): Promise<TensorRecord> {
+    return this.#program.inspect(batch, this.#params);
+  }
+
   async params(): Promise<TensorRecord> {
     return { ...this.#params };
   }

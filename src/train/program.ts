@@ -1,4 +1,6 @@
 /** The training step of a model as programs: loss and gradients, one per batch shape. */
+
+import type { Adapter } from "../adapters/adapter.ts";
 import { gradientOf } from "../autodiff/grad.ts";
 import {
   type AnyTensor,
@@ -32,6 +34,8 @@ export interface Trainee<M extends Module = LanguageModel> {
   readonly adapt?: (trained: ValueRecord, frozen: ValueRecord) => ContextOptions;
   /** Of that, what frozen weights in another form need. */
   readonly form?: (frozen: ValueRecord) => ContextOptions;
+  /** The adapter that `adapt` applies, for decoding. */
+  readonly adapter?: Adapter;
   /** What is learnt; default: the next token, `causalLm`. */
   readonly objective?: AnyObjective;
   /** Positions that the model has: padding ends there. Default: no end. */
@@ -72,14 +76,16 @@ interface NoiseSite {
 interface Plan {
   readonly program: Program;
   readonly noise: readonly NoiseSite[];
-  /** Names of a judging program's outputs after the first. */
-  readonly metrics: readonly string[];
+  /** Names of outputs: of a judging program those after the first. */
+  readonly names: readonly string[];
 }
 
 /** "add": the gradients are added to those of earlier parts. */
-type Mode = "train" | "add" | "eval";
+type Mode = "train" | "add" | "eval" | "inspect";
 
 const noisePrefix = "noise:";
+/** Where frozen weights lie that a model is compared with, beside its own. */
+export const referencePrefix = "reference.";
 
 export class TrainProgram {
   readonly #trainee: PlacedTrainee;
@@ -134,18 +140,35 @@ export class TrainProgram {
 
   /** The loss of a batch without training: dropout off. */
   async evaluate(batch: Batch, trained: Weights): Promise<EvalResult> {
-    const names: string[] = [];
-    const [loss, ...sums] = (await this.#run("eval", batch, (executable, _, metrics) => {
-      names.push(...metrics);
-      return runAnywhere(executable, [
+    const [names, [loss, ...sums]] = await this.#measure("eval", batch, trained);
+    const weight = batch.weights.data.reduce((a, b) => a + b, 0);
+    const metrics = Object.fromEntries(names.map((name, i) => [name, sums[i]!.item()]));
+    return { loss: loss!.item(), metrics, weight };
+  }
+
+  /**
+   * What the objective reads off a batch beside its loss, by name.
+   * @throws OptionError for an objective that has no `inspect`.
+   */
+  async inspect(batch: Batch, trained: Weights): Promise<TensorRecord> {
+    const [names, tensors] = await this.#measure("inspect", batch, trained);
+    return Object.fromEntries(names.map((name, i) => [name, tensors[i]!]));
+  }
+
+  /** Runs without training; names of outputs, and outputs. */
+  async #measure(
+    mode: "eval" | "inspect",
+    batch: Batch,
+    trained: Weights,
+  ): Promise<[readonly string[], Tensor[]]> {
+    return this.#run(mode, batch, async (executable, _, names) => {
+      const outputs = await runAnywhere(executable, [
         ...Object.keys(this.#trainee.trained).map((path) => trained[path]!),
         ...Object.values(this.#trainee.frozen),
         ...batchTensors(batch),
       ]);
-    })) as Tensor[];
-    const weight = batch.weights.data.reduce((a, b) => a + b, 0);
-    const metrics = Object.fromEntries(names.map((name, i) => [name, sums[i]!.item()]));
-    return { loss: loss!.item(), metrics, weight };
+      return [names, outputs as Tensor[]];
+    });
   }
 
   /** Bytes that a training step of a batch of this shape needs beside weights, before it is loaded. */
@@ -160,7 +183,7 @@ export class TrainProgram {
     use: (
       executable: Executable,
       noise: readonly NoiseSite[],
-      metrics: readonly string[],
+      names: readonly string[],
     ) => Promise<R>,
   ): Promise<R> {
     if (this.#released) throw new StateError("train: the program was released.");
@@ -170,14 +193,14 @@ export class TrainProgram {
       plan = this.#trace(mode, batch);
       this.#plans.set(key, plan);
     }
-    const { program, noise, metrics } = plan;
+    const { program, noise, names } = plan;
     const lease = await this.#cache.acquire(key, () => ({
       bytes: peakBytes(program),
       load: () => this.#backend.load(program),
     }));
     for (const other of this.#plans.keys()) if (!this.#cache.has(other)) this.#plans.delete(other);
     try {
-      return await use(lease.executable, noise, metrics);
+      return await use(lease.executable, noise, names);
     } finally {
       await lease.done();
     }
@@ -186,56 +209,65 @@ export class TrainProgram {
   #trace(mode: Mode, batch: Batch): Plan {
     const { model, frozen, trained, objective = causalLm } = this.#trainee;
     const noise: NoiseSite[] = [];
-    const metrics: string[] = [];
-    const lossOf = (own: ValueRecord, fixed: ValueRecord, values: ValueRecord): ObjectiveResult => {
+    const names: string[] = [];
+    const isTraining = mode === "train" || mode === "add";
+    const sceneOf = (own: ValueRecord, fixed: ValueRecord, values: ValueRecord): Scene<Module> => {
       const any = values["weights"]!;
       const options: ContextOptions = {
-        training: mode !== "eval",
-        checkpoint: mode !== "eval" && (this.#options.checkpoint ?? false),
+        training: isTraining,
+        checkpoint: isTraining && (this.#options.checkpoint ?? false),
         noise: (site, shape) => noiseInput(any, noise, site, shape),
       };
       const adapted = { ...this.#trainee.adapt?.(own, fixed), ...options };
-      const scene: Scene<Module> = {
+      const all = { ...fixed, ...own };
+      return {
         model,
-        context: model.context({ ...fixed, ...own }, {}, adapted),
+        values: all,
+        context: model.context(all, {}, adapted),
         reference: () => {
+          const copy = below(referencePrefix, fixed);
+          if (Object.keys(copy).length > 0) return model.context(copy);
           if (!this.#trainee.adapt) {
             throw new OptionError(
-              `${objective.name}: compares with the model as it was, and here its own parameters change — train an adapter.`,
+              `${objective.name}: compares with the model as it was, and here its own parameters change — train an adapter, or keep a copy (withReference).`,
             );
           }
           return model.context(fixed, {}, this.#trainee.form?.(fixed) ?? {});
         },
       };
-      return objective.loss(scene, values);
+    };
+    const outputsOf = (own: ValueRecord, fixed: ValueRecord, values: ValueRecord): Value[] => {
+      const scene = sceneOf(own, fixed, values);
+      if (mode === "inspect") {
+        if (!objective.inspect) throw new OptionError(`${objective.name}: has nothing to inspect.`);
+        const found = objective.inspect(scene, values);
+        names.push(...Object.keys(found));
+        return Object.values(found);
+      }
+      const { sum, metrics = {} } = objective.loss(scene, values) as ObjectiveResult;
+      names.push(...Object.keys(metrics));
+      return [sum, ...Object.values(metrics)];
     };
     const parts = inOrder(batch);
-    const traced =
-      mode !== "eval"
-        ? trace(
-            ((
-              own: ValueRecord,
-              fixed: ValueRecord,
-              p: ValueRecord,
-              total: Value,
-              earlier: ValueRecord,
-            ) => {
-              const loss = div(lossOf(own, fixed, p).sum, total);
-              const gradients = Object.entries(gradientOf(loss, own));
-              if (mode === "train") return [loss, gradients.map(([, gradient]) => gradient)];
-              return [loss, gradients.map(([path, more]) => add(earlier[path]!, more))];
-            }) as never,
-            [trained, frozen, parts, Tensor.scalar(0), mode === "add" ? trained : {}],
-          )
-        : trace(
-            ((own: ValueRecord, fixed: ValueRecord, p: ValueRecord) => {
-              const result = lossOf(own, fixed, p);
-              metrics.push(...Object.keys(result.metrics ?? {}));
-              return [result.sum, ...Object.values(result.metrics ?? {})];
-            }) as never,
-            [trained, frozen, parts],
-          );
-    return { program: traced.program, noise, metrics };
+    const traced = isTraining
+      ? trace(
+          ((
+            own: ValueRecord,
+            fixed: ValueRecord,
+            p: ValueRecord,
+            total: Value,
+            earlier: ValueRecord,
+          ) => {
+            const { sum } = objective.loss(sceneOf(own, fixed, p), p) as ObjectiveResult;
+            const loss = div(sum, total);
+            const gradients = Object.entries(gradientOf(loss, own));
+            if (mode === "train") return [loss, gradients.map(([, gradient]) => gradient)];
+            return [loss, gradients.map(([path, more]) => add(earlier[path]!, more))];
+          }) as never,
+          [trained, frozen, parts, Tensor.scalar(0), mode === "add" ? trained : {}],
+        )
+      : trace(outputsOf as never, [trained, frozen, parts]);
+    return { program: traced.program, noise, names };
   }
 
   async release(): Promise<void> {
@@ -243,6 +275,15 @@ export class TrainProgram {
     this.#plans.clear();
     await this.#cache.clear();
   }
+}
+
+/** Values whose path begins with a prefix, without it. */
+export function below(prefix: string, values: ValueRecord): ValueRecord {
+  return Object.fromEntries(
+    Object.entries(values).flatMap(([path, value]) =>
+      path.startsWith(prefix) ? [[path.slice(prefix.length), value]] : [],
+    ),
+  );
 }
 
 /** The batch with its parts in one order, whoever made it. */

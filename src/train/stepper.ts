@@ -42,6 +42,8 @@ export interface Stepper {
   step(parts: readonly StepPart[], learningRate: number): Promise<StepResult>;
   /** The loss of a batch with the current parameters, without training: dropout off. */
   evaluate(batch: Batch): Promise<EvalResult>;
+  /** What the objective reads off a batch with the current parameters, by name; dropout off. */
+  inspect(batch: Batch): Promise<TensorRecord>;
   /** Current parameters by path. They may be the stepper's own and change with the next step: copy to keep. */
   params(): Promise<TensorRecord>;
   /** Running means of the parameters, if kept; as `params`. */

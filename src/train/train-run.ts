@@ -4,8 +4,14 @@ import type { Clock, Files } from "../host/host.ts";
 import { lineChart } from "../io/chart.ts";
 import { EventWriter } from "../io/tensorboard.ts";
 import type { TensorRecord } from "../nn/module.ts";
-import type { ExampleScore, Examples, Finetuner, FinetuneStep } from "./finetune.ts";
+import type { ExampleScore, Examples, Finetuner, FinetuneStep, ScoreOptions } from "./finetune.ts";
 import type { Metrics, Run } from "./run.ts";
+
+/** A training by steps: `Finetuner`, `PolicyTrainer`. */
+export interface Tuner
+  extends Pick<Finetuner, "steps" | "step" | "next" | "params" | "state" | "load"> {
+  evaluate(examples: Examples, options: ScoreOptions): Promise<ExampleScore | undefined>;
+}
 
 export interface TrainRunOptions {
   /** Examples to judge by while training. */
@@ -92,7 +98,7 @@ function standing(evaluations: readonly { step: number; nll: number }[]): {
  */
 export async function trainRun(
   run: Run,
-  tuner: Finetuner,
+  tuner: Tuner,
   host: { readonly files: Files; readonly clock: Clock },
   options: TrainRunOptions = {},
 ): Promise<TrainRunResult> {
@@ -165,11 +171,14 @@ export async function trainRun(
       seconds += (host.clock.monotonic() - start) / 1000;
       tokens = info.tokens;
       const { step, loss, learningRate, gradientNorm } = info;
-      await run.log({ step, loss, learningRate, gradientNorm, tokens, seconds });
+      await run.log({ step, loss, learningRate, gradientNorm, tokens, seconds, ...info.metrics });
       add(step, {
         "train/loss": loss,
         "train/learningRate": learningRate,
         "train/gradientNorm": gradientNorm,
+        ...Object.fromEntries(
+          Object.entries(info.metrics ?? {}).map(([name, value]) => [`train/${name}`, value]),
+        ),
       });
       options.onStep?.(info, seconds);
       if (isToBeJudged()) await judge();

@@ -1,10 +1,15 @@
 /** What of a model is trained, and in which form the rest is kept. */
 import type { Adapter } from "../adapters/adapter.ts";
 import { OptionError } from "../errors.ts";
+import type { LoadModelOptions } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
+import type { Linear } from "../nn/linear.ts";
 import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { type QuantizeOptions, quantizedLayers, quantizeLinear } from "../nn/quantize.ts";
-import type { Trainee } from "./program.ts";
+import { Rng } from "../tensor/rng.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { AnyObjective } from "./objective.ts";
+import { referencePrefix, type Trainee } from "./program.ts";
 
 export interface TraineeOptions {
   /**
@@ -42,6 +47,7 @@ export function traineeOf(
       maxLength: model.sizes.maxPositions,
       frozen: base.params,
       trained: adapter.params,
+      adapter: adapter.adapter,
       form: base.context,
       adapt: (own, frozen) => ({ ...base.context(frozen), ...adapter.adapter.context(own) }),
     };
@@ -71,6 +77,57 @@ export function traineeOf(
   };
 }
 
+/**
+ * The trainee with another objective, and with what that trains or keeps beside the model.
+ * @throws OptionError when a path is there twice.
+ */
+export function withObjective(
+  trainee: Trainee,
+  objective: AnyObjective,
+  rng: Rng = new Rng(0),
+): Trainee {
+  // What an adapter brings of its own, as a head that is saved with it, is there already.
+  const own = Object.fromEntries(
+    Object.entries(objective.init?.(rng.fold("objective")) ?? {}).filter(
+      ([path]) => !Object.hasOwn(trainee.trained, path),
+    ),
+  );
+  const { frozen = {} } = objective;
+  for (const path of [...Object.keys(own), ...Object.keys(frozen)]) {
+    if (!Object.hasOwn(trainee.trained, path) && !Object.hasOwn(trainee.frozen, path)) continue;
+    throw new OptionError(`${objective.name}: "${path}" is a parameter of the model already.`);
+  }
+  return {
+    ...trainee,
+    objective,
+    trained: { ...trainee.trained, ...own },
+    frozen: { ...trainee.frozen, ...frozen },
+  };
+}
+
+/**
+ * The trainee with a frozen copy of a model to compare with, where its own parameters are trained or
+ * another model is the reference. Costs the model's size in memory once more.
+ * @param params all parameters of a model of the same shape
+ */
+export function withReference(trainee: Trainee, params: TensorRecord): Trainee {
+  const copies = Object.entries(params).map(([path, tensor]) => [
+    `${referencePrefix}${path}`,
+    tensor.clone(),
+  ]);
+  return { ...trainee, frozen: { ...trainee.frozen, ...Object.fromEntries(copies) } };
+}
+
+/** The trainee's frozen weights that are the model's own, without a teacher's or a copy's: for decoding. */
+export function ownWeights({ frozen, objective }: Trainee): TensorRecord {
+  const others = objective?.frozen ?? {};
+  return Object.fromEntries(
+    Object.entries(frozen).filter(
+      ([path]) => !path.startsWith(referencePrefix) && !Object.hasOwn(others, path),
+    ),
+  );
+}
+
 /** Whether whole words of a path are those of `part`: `layers.1` names `layers.1.mlp` and not `layers.10`. */
 function names(part: string, path: string): boolean {
   return `.${path}.`.includes(`.${part}.`);
@@ -84,7 +141,32 @@ export interface QuantizedModel {
   context(values: ValueRecord): ContextOptions;
 }
 
-/** Quantises every linear layer of the blocks; embeddings, norms and the head stay float32. */
+/** The two tensors that stand for a layer's weight. */
+function packedOf(
+  layer: Linear,
+  name: string,
+  weight: Tensor,
+  options: QuantizeOptions,
+): TensorRecord {
+  const { packed, scales } = quantizeLinear(layer, weight, options);
+  return { [`${name}.packed`]: packed, [`${name}.scales`]: scales };
+}
+
+/**
+ * For `loadModel`: linear layers of the blocks are quantised as they are read, and their floats let go.
+ * `quantizeModel` and `traineeOf` with the same options take what comes out.
+ */
+export function quantizedAsRead(options: QuantizeOptions): NonNullable<LoadModelOptions["keep"]> {
+  return (model, slot, weight) => {
+    const layer = slot.endsWith(".weight") ? model.targets.get(slot.slice(0, -7)) : undefined;
+    return layer ? packedOf(layer, slot, weight, options) : { [slot]: weight };
+  };
+}
+
+/**
+ * Quantises every linear layer of the blocks; embeddings, norms and the head stay float32.
+ * @param params floats, or what was kept of them by `quantizedAsRead`
+ */
 export function quantizeModel(
   model: LanguageModel,
   params: TensorRecord,
@@ -93,11 +175,15 @@ export function quantizeModel(
   const kept: TensorRecord = { ...params };
   const layers = [...model.targets].map(([path, layer]) => {
     const name = `${path}.weight`;
-    const { packed, scales, attrs } = quantizeLinear(layer, params[name]!, options);
-    delete kept[name];
-    kept[`${name}.packed`] = packed;
-    kept[`${name}.scales`] = scales;
-    return { layer, name, attrs };
+    const weight = params[name];
+    if (weight) {
+      delete kept[name];
+      Object.assign(kept, packedOf(layer, name, weight, options));
+    }
+    const { inFeatures, outFeatures } = layer;
+    const blockSize = inFeatures / kept[`${name}.scales`]!.shape[1]!;
+    const bits = ((kept[`${name}.packed`]!.shape[2]! * 8) / blockSize) as 4 | 8;
+    return { layer, name, attrs: { bits, blockSize, inFeatures, outFeatures } };
   });
   return {
     params: kept,
