@@ -191,20 +191,58 @@ export * as optim from "./optim/index.ts";
 // Models
 export {
   type LoadedModel,
+  type LoadModelOptions,
+  loadAnyModel,
   loadModel,
   readModelConfig,
   type SaveOptions,
   saveModel,
 } from "./models/folder.ts";
+export { Gemma3, type Gemma3Config } from "./models/gemma3.ts";
+export { type LoadedGguf, loadGguf } from "./models/gguf.ts";
+export { withGguf } from "./models/gguf-folder.ts";
+export {
+  type GgufDtype,
+  type GgufModelOptions,
+  type GgufModelReport,
+  ggufDtypes,
+  saveGguf,
+} from "./models/gguf-write.ts";
 export { Gpt2, type Gpt2Config } from "./models/gpt2.ts";
+export { GptNeox, type GptNeoxConfig } from "./models/gpt-neox.ts";
 export { inductionPaths, inductionRate, wireInduction } from "./models/induction.ts";
-export { Llama, type LlamaConfig } from "./models/llama.ts";
+export { Llama } from "./models/llama.ts";
+export type { LlamaConfig, LlamaFamily } from "./models/llama-config.ts";
+export { Mamba, type MambaConfig } from "./models/mamba.ts";
+export { Mamba2, type Mamba2Config } from "./models/mamba2.ts";
+export { Phi3, type Phi3Config } from "./models/phi3.ts";
 export type {
+  CarriedState,
   ForwardOptions,
   ForwardResult,
   LanguageModel,
   LanguageModelSizes,
 } from "./models/model.ts";
+
+// Encoders, and models that write another text
+export { Bert, type BertConfig } from "./models/bert.ts";
+export { CausalEncoder } from "./models/causal-encoder.ts";
+export { DistilBert, type DistilBertConfig } from "./models/distilbert.ts";
+export { headedModel } from "./models/headed.ts";
+export type { HeadConfig, Headed } from "./models/heads.ts";
+export type {
+  EncoderHead,
+  EncoderModel,
+  EncoderOptions,
+  EncoderResult,
+  HeadTask,
+  PretrainedModel,
+  Seq2SeqModel,
+} from "./models/model.ts";
+export { type Pooling, poolings, poolTokens } from "./models/pooling.ts";
+export { Roberta, type RobertaConfig } from "./models/roberta.ts";
+export { readSentenceConfig, type SentenceConfig } from "./models/sentence-folder.ts";
+export { T5, type T5Config } from "./models/t5.ts";
 
 // Adapters
 export type { TensorRecord } from "./nn/module.ts";
@@ -213,6 +251,76 @@ export { type LoraBank, type LoraBankOptions, loraBank } from "./adapters/bank.t
 export { type LoraAdapter, type LoraLayer, type LoraOptions, lora } from "./adapters/lora.ts";
 export { type GgufLoraOptions, saveGgufLora } from "./adapters/gguf-lora.ts";
 export { type LoadedAdapter, loadAdapter, saveAdapter } from "./adapters/peft.ts";
+
+// Pictures
+export { type Augmentation, augmented } from "./data/augment.ts";
+export {
+  defaultPreprocessing,
+  fitted,
+  type Preprocessing,
+  pixelsOf,
+  preprocessingJson,
+  preprocessingOf,
+  readPreprocessing,
+} from "./data/images.ts";
+export {
+  findPictures,
+  type LabelledPicture,
+  type PictureFile,
+  type PictureSplit,
+  type ReadPicturesOptions,
+  readPictures,
+} from "./data/picture-files.ts";
+export {
+  openPicture,
+  type PictureExample,
+  type PictureSetOptions,
+  type PreparedPictures,
+  pictureBatches,
+  preparePictures,
+} from "./data/picture-set.ts";
+export { centerCrop, crop, type Picture, type Resample, resize } from "./data/resample.ts";
+export type { DecodedImage, DecodeOptions, Images } from "./host/images.ts";
+export {
+  embedClipTexts,
+  ImageEmbedder,
+  type ImageEmbedOptions,
+  labelTexts,
+  seesPictures,
+  zeroShot,
+} from "./infer/image-embed.ts";
+export {
+  Clip,
+  ClipText,
+  type ClipTextConfig,
+  ClipVision,
+  type ClipVisionConfig,
+  clipLogits,
+} from "./models/clip.ts";
+export type {
+  PictureHead,
+  VisionModel,
+  VisionOptions,
+  VisionResult,
+  VisionTextModel,
+} from "./models/model.ts";
+export { withLabels } from "./models/picture-head.ts";
+export { ResNet, type ResNetConfig } from "./models/resnet.ts";
+export { Vit, type VitConfig } from "./models/vit.ts";
+export { batchStatistics } from "./train/tasks/batch-statistics.ts";
+export {
+  type ImageClassificationOptions,
+  imageClassification,
+  mergedParams,
+  type PictureScores,
+  pictureAdapterTrainee,
+  pictureTrainee,
+  scorePictures,
+} from "./train/tasks/image-classification.ts";
+
+// Data of tasks
+export { type PlainText, readTask, type ReadTaskOptions, toPlainText } from "./data/tasks.ts";
+export { type FramedText, frameText, type TextFrame, textFrame } from "./data/text-frame.ts";
 
 // Text
 export {
@@ -241,10 +349,12 @@ export {
   plainChatTemplate,
 } from "./data/chat-template.ts";
 export {
+  type DataKind,
   type EncodedPreferences,
   type EncodeExamplesOptions,
   encodeExample,
   encodePreferences,
+  partsOf,
   type PromptOptions,
   type Question,
   questionOf,
@@ -270,7 +380,14 @@ export {
   type Sample,
 } from "./data/prepare.ts";
 export { type Preview, type PreviewToken, previewExample } from "./data/preview.ts";
-export { type ExampleSet, memorySet } from "./data/set.ts";
+export {
+  type AnyExampleSet,
+  type ExampleSet,
+  memoryPreferences,
+  memorySet,
+  type Preference,
+  preferenceSet,
+} from "./data/set.ts";
 export { type Split, type SplitOptions, splitByHash } from "./data/split.ts";
 export { fileSet, writeExampleFile } from "./data/store.ts";
 export { readDocuments, tokenizeFile } from "./data/stream.ts";
@@ -335,10 +452,126 @@ export {
   lossChart,
   type TrainRunOptions,
   type TrainRunResult,
+  type Tuner,
   trainRun,
 } from "./train/train-run.ts";
-export { quantizeModel, type TraineeOptions, traineeOf } from "./train/trainee.ts";
+export {
+  ownWeights,
+  quantizedAsRead,
+  quantizeModel,
+  type TraineeOptions,
+  traineeOf,
+  withObjective,
+  withReference,
+} from "./train/trainee.ts";
+export { pictureTaskKinds, taskKinds } from "./train/tasks/index.ts";
+export { type MaskedLmOptions, maskedLm, maskTokens } from "./train/tasks/masked-lm.ts";
+export { sentenceEmbedding } from "./train/tasks/sentence-embedding.ts";
+export {
+  contrastive,
+  cosent,
+  cosineLoss,
+  matryoshka,
+  multipleNegatives,
+  type SentenceLoss,
+  triplet,
+} from "./train/tasks/sentence-loss.ts";
+export { seq2seq } from "./train/tasks/seq2seq.ts";
+export {
+  type ClassificationOptions,
+  sequenceClassification,
+} from "./train/tasks/sequence-classification.ts";
+export {
+  type AnyTaskKind,
+  type OpenedTask,
+  type TaskKind,
+  type TaskOptions,
+  taskAdapter,
+  taskTrainee,
+} from "./train/tasks/task.ts";
+export { readTaskFile, type TaskFile, writeTaskFile } from "./train/tasks/task-file.ts";
+export { tokenClassification } from "./train/tasks/token-classification.ts";
 export { type UpdateInfo, Updater, type UpdaterOptions } from "./train/updater.ts";
+
+// Objectives beside the next token, and training on a model's own answers
+export {
+  type DistillOptions,
+  type Divergence,
+  type DivergenceOptions,
+  distill,
+  divergenceRows,
+  divergences,
+  type Teacher,
+} from "./train/objectives/distill.ts";
+export {
+  type DpoOptions,
+  dpo,
+  dpoLoss,
+  type ReferencedPreference,
+} from "./train/objectives/dpo.ts";
+export {
+  type AdvantageScale,
+  type GrpoOptions,
+  groupAdvantages,
+  grpo,
+} from "./train/objectives/grpo.ts";
+export { type IpoOptions, ipo, ipoLoss } from "./train/objectives/ipo.ts";
+export { type KtoOptions, kto, ktoLoss } from "./train/objectives/kto.ts";
+export { type OrpoOptions, orpo, orpoLoss } from "./train/objectives/orpo.ts";
+export {
+  type GkdOptions,
+  type GrpoPolicyOptions,
+  gkdPolicy,
+  grpoPolicy,
+  type Inspected,
+  type PolicyMethod,
+  type PpoPolicyOptions,
+  ppoPolicy,
+  type ScoredAnswer,
+} from "./train/objectives/policies.ts";
+export {
+  type GaeOptions,
+  gae,
+  type PpoOptions,
+  ppo,
+  tokenRewards,
+} from "./train/objectives/ppo.ts";
+export { type PrecomputeOptions, precomputeReference } from "./train/objectives/precompute.ts";
+export {
+  distillRecorded,
+  type RecordOptions,
+  recordTeacher,
+  type TaughtExample,
+} from "./train/objectives/recorded.ts";
+export { type ReplayOptions, replaySet } from "./train/objectives/replay.ts";
+export {
+  type RewardOptions,
+  rewardAdapter,
+  rewardLoss,
+  rewardModel,
+} from "./train/objectives/reward.ts";
+export type { Rollout } from "./train/objectives/rollout.ts";
+export { type SimpoOptions, simpo, simpoLoss } from "./train/objectives/simpo.ts";
+export {
+  type PolicyOptions,
+  type PolicyPrompt,
+  type PolicyResult,
+  PolicyTrainer,
+  promptSet,
+  trainPolicy,
+} from "./train/policy.ts";
+export {
+  exactReward,
+  type GivenAnswer,
+  jsonReward,
+  lengthReward,
+  numberReward,
+  type Reward,
+  type RewardSettings,
+  rewardByName,
+  rewardNames,
+  sumRewards,
+} from "./train/rewards.ts";
 
 // Generating
 export {
@@ -349,6 +582,22 @@ export {
   type FinishReason,
   type GenerateOptions,
 } from "./infer/decoder.ts";
+export { asEncoder, type EmbedOptions, TextEmbedder } from "./infer/embed.ts";
+export {
+  type EncoderInput,
+  EncoderRunner,
+  type EncoderRunOptions,
+} from "./infer/encoder-run.ts";
+export { type Seq2SeqAnswer, Seq2SeqDecoder, type Seq2SeqOptions } from "./infer/seq2seq.ts";
+export { chrf } from "./infer/metrics/chrf.ts";
+export {
+  type ClassificationScores,
+  classificationScores,
+  multiLabelScores,
+} from "./infer/metrics/classification.ts";
+export { pearson, spearman } from "./infer/metrics/correlation.ts";
+export { type EntityScores, entityScores } from "./infer/metrics/entities.ts";
+export { type RetrievalScores, rankByProduct, retrievalScores } from "./infer/metrics/retrieval.ts";
 export { type Answer, answerAll } from "./infer/exact-match.ts";
 export { Conversation, type ConversationOptions, type Reply } from "./infer/conversation.ts";
 export { PromptMemory } from "./infer/memory.ts";
@@ -404,8 +653,9 @@ export {
   type TokenScores,
 } from "./infer/score.ts";
 export { openCheckpoint } from "./io/checkpoint.ts";
-export { type GgufValue, writeGguf } from "./io/gguf.ts";
-export { type GgufHeader, readGgufHeader } from "./io/gguf-read.ts";
+export { createGguf, type GgufPlan, type GgufValue, writeGguf } from "./io/gguf.ts";
+export { dequantize as dequantizeGguf, quantize as quantizeGguf } from "./io/gguf-quants.ts";
+export { GgufFile, type GgufHeader, type GgufTensor, readGgufHeader } from "./io/gguf-read.ts";
 export { decodeOnnx, type OnnxModel } from "./io/onnx-read.ts";
 export {
   createSafetensors,
@@ -439,6 +689,18 @@ export {
   probeInputs,
   probeLogits,
 } from "./infer/verify.ts";
+
+// Models from the hub
+export {
+  type DownloadedFile,
+  type DownloadedModel,
+  type DownloadOptions,
+  type DownloadProgress,
+  downloadModel,
+  type HubHost,
+} from "./io/hub/download.ts";
+export { type HubId, parseHubId } from "./io/hub/id.ts";
+export type { CacheFiles } from "./io/hub/store.ts";
 
 // Reports of runs: charts and TensorBoard files
 export {

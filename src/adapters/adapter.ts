@@ -1,5 +1,5 @@
 /** What every adapter is: named parameters beside a frozen model, and what they do at their sites. */
-import type { LanguageModel } from "../models/model.ts";
+import type { PretrainedModel } from "../models/model.ts";
 import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import type { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -23,7 +23,7 @@ export interface Adapter {
 }
 
 /** Paths of a model's linear layers that a target names: the whole path, or its last parts. */
-export function matchTargets(model: LanguageModel, targets: readonly string[]): string[] {
+export function matchTargets(model: PretrainedModel, targets: readonly string[]): string[] {
   return [...model.targets.keys()].filter((path) =>
     targets.some((target) => path === target || path.endsWith(`.${target}`)),
   );

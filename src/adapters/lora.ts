@@ -11,7 +11,7 @@ import { OptionError } from "../errors.ts";
 import { add, cast, greaterOrEqual, mul } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { dot } from "../ir/linear.ts";
-import type { LanguageModel } from "../models/model.ts";
+import type { PretrainedModel } from "../models/model.ts";
 import { kaimingUniform } from "../nn/init.ts";
 import type { Linear } from "../nn/linear.ts";
 import type { ContextOptions, Module, SiteFn, TensorRecord, ValueRecord } from "../nn/module.ts";
@@ -106,7 +106,7 @@ function byPattern(
  * @throws OptionError for targets that match no layer.
  */
 export function loraTargets(
-  model: LanguageModel,
+  model: PretrainedModel,
   wanted: readonly string[] | "all-linear" = model.defaultTargets,
 ): string[] {
   const targets = wanted === "all-linear" ? [...model.targets.keys()] : matchTargets(model, wanted);
@@ -130,7 +130,7 @@ function checkAlpha(what: string, alpha: number): void {
  * Binds LoRA to a model.
  * @throws OptionError for a rank below 1, or targets or patterns that match no layer.
  */
-export function lora(model: LanguageModel, options: LoraOptions = {}): LoraAdapter {
+export function lora(model: PretrainedModel, options: LoraOptions = {}): LoraAdapter {
   const { rank = 8, dropout = 0, rankStabilized = false } = options;
   checkRank("rank", rank);
   if (!(dropout >= 0 && dropout < 1)) {
@@ -206,7 +206,7 @@ export function lora(model: LanguageModel, options: LoraOptions = {}): LoraAdapt
     config: () =>
       peftConfig(
         { rank, alpha, dropout, rankStabilized, rankPattern, alphaPattern },
-        wanted,
+        wanted === "all-linear" ? targets.map((path) => path.split(".").at(-1)!) : wanted,
         shapes[0]!.layer,
       ),
   };
@@ -271,7 +271,7 @@ function padded(matrix: Tensor, rows: number, columns: number, isTurned: boolean
 
 function peftConfig(
   options: Required<Omit<LoraOptions, "targetModules">>,
-  targets: readonly string[] | "all-linear",
+  targets: readonly string[],
   layer: Linear,
 ): Record<string, unknown> {
   return {
@@ -291,7 +291,8 @@ function peftConfig(
     r: options.rank,
     rank_pattern: options.rankPattern,
     revision: null,
-    target_modules: targets === "all-linear" ? targets : [...targets].sort(),
+    // Written out, as PEFT does: its own "all-linear" means other layers for some models.
+    target_modules: [...new Set(targets)].sort(),
     task_type: "CAUSAL_LM",
     use_dora: false,
     use_rslora: options.rankStabilized,

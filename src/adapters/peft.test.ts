@@ -153,7 +153,7 @@ describe("loadAdapter", async () => {
   it.each([
     [{ peft_type: "IA3" }, 'peft_type "IA3" is not supported — supported is "LORA".'],
     [{ use_dora: true }, "use_dora true is not supported."],
-    [{ modules_to_save: ["lm_head"] }, 'modules_to_save ["lm_head"] is not supported.'],
+    [{ modules_to_save: ["lm_head"] }, 'modules_to_save: "lm_head" names no module of this llama.'],
     [
       { rank_pattern: { q_proj: "4" } },
       'rank_pattern must map at most 1024 patterns to numbers, got {"q_proj":"4"}.',

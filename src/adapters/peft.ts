@@ -5,14 +5,15 @@ import { refusePickle } from "../io/checkpoint.ts";
 import { isJsonObject, type JsonObject, parseJson } from "../io/json.ts";
 import { SafetensorsFile, writeSafetensors } from "../io/safetensors.ts";
 import { asWeights } from "../models/folder.ts";
-import type { LanguageModel } from "../models/model.ts";
+import type { PretrainedModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, matchTargets } from "./adapter.ts";
-import { type LoraAdapter, type LoraOptions, lora } from "./lora.ts";
+import { type LoraOptions, lora } from "./lora.ts";
 import { compilePattern } from "./pattern.ts";
+import { modulesNamed, withModules } from "./saved-modules.ts";
 
 const configName = "adapter_config.json";
 const weightsName = "adapter_model.safetensors";
@@ -67,7 +68,6 @@ export async function saveAdapter(
 const unsupported: Readonly<Record<string, readonly unknown[]>> = {
   use_dora: [false, null],
   bias: ["none"],
-  modules_to_save: [null],
   layers_to_transform: [null],
   layer_replication: [null],
   lora_bias: [false],
@@ -107,7 +107,7 @@ function readPattern(
   );
 }
 
-function readOptions(config: JsonObject, file: string, model: LanguageModel): LoraOptions {
+function readOptions(config: JsonObject, file: string, model: PretrainedModel): LoraOptions {
   if (config["peft_type"] !== "LORA") {
     throw new UnsupportedError(
       `${file}: peft_type ${JSON.stringify(config["peft_type"])} is not supported — supported is "LORA".`,
@@ -141,10 +141,29 @@ function readOptions(config: JsonObject, file: string, model: LanguageModel): Lo
   };
 }
 
+/** Modules that are trained whole. */
+function readModules(config: JsonObject, file: string): readonly string[] {
+  const value = config["modules_to_save"] ?? [];
+  if (Array.isArray(value) && value.every((item) => typeof item === "string")) return value;
+  throw new FormatError(
+    `${file}: modules_to_save must be a list of names, got ${JSON.stringify(value).slice(0, 80)}.`,
+  );
+}
+
 /** Settings that LoRA refuses are faults of the file here. */
-function bind(model: LanguageModel, options: LoraOptions, file: string): LoraAdapter {
+function bind(model: PretrainedModel, config: JsonObject, file: string): Adapter {
+  const options = readOptions(config, file, model);
+  const named = readModules(config, file);
+  // PEFT writes the usual names of heads, of which a model has one; others are refused by their tensors.
+  const found = named.filter((name) => modulesNamed(model, name).length > 0);
+  const modules = found.length > 0 ? found : named;
+  const taskType = config["task_type"];
   try {
-    return lora(model, options);
+    const adapter = lora(model, options);
+    if (modules.length === 0) return adapter;
+    return withModules(adapter, model, modules, {
+      ...(typeof taskType === "string" && { taskType }),
+    });
   } catch (error) {
     if (!(error instanceof OptionError)) throw error;
     throw new FormatError(`${file}: ${error.message}`, error.details, { cause: error });
@@ -159,7 +178,7 @@ function bind(model: LanguageModel, options: LoraOptions, file: string): LoraAda
 export async function loadAdapter(
   files: Files,
   path: string,
-  model: LanguageModel,
+  model: PretrainedModel,
 ): Promise<LoadedAdapter> {
   const file = files.join(path, configName);
   if (!(await files.info(file))) {
@@ -167,7 +186,7 @@ export async function loadAdapter(
   }
   const config = parseJson(await files.readBytes(file, configLimit), file);
   if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
-  const adapter = bind(model, readOptions(config, file, model), file);
+  const adapter = bind(model, config, file);
   const weightsPath = files.join(path, weightsName);
   if (!(await files.info(weightsPath))) await refusePickle(files, path);
   const weights = await SafetensorsFile.open(files, weightsPath);

@@ -43,6 +43,11 @@ export class KvCache {
     return this.#mask;
   }
 
+  /** Keys and values of each layer, then the mask. */
+  get inputs(): readonly Tensor[] {
+    return [...this.#layers.flatMap(({ keys, values }) => [keys, values]), this.#mask];
+  }
+
   /** Makes room for at least `length` tokens a row, keeping what is there. */
   reserve(length: number): void {
     const capacity = cacheCapacity(length);
@@ -122,5 +127,14 @@ export class KvCache {
       this.#mask.data.fill(0, start, start + counts[row]!);
       this.lengths[row]! += counts[row]!;
     }
+  }
+
+  /** As `append`, of keys and values of one layer after another. */
+  commit(outputs: readonly Tensor[], counts: ArrayLike<number>): void {
+    const present = Array.from({ length: outputs.length / 2 }, (_, i) => ({
+      keys: outputs[2 * i]!,
+      values: outputs[2 * i + 1]!,
+    }));
+    this.append(present, counts);
   }
 }

@@ -1,6 +1,6 @@
-/** Keys and values kept from one call of `generate` to the next, as turns of a chat need. */
+/** The state between tokens kept from one call of `generate` to the next, as turns of a chat need. */
 import { StateError } from "../errors.ts";
-import type { KvCache } from "./cache.ts";
+import type { TokenState } from "./state.ts";
 
 /**
  * Gives each call of one decoder what its prompt shares with the tokens of the call before: only the rest
@@ -8,11 +8,11 @@ import type { KvCache } from "./cache.ts";
  */
 export class PromptMemory {
   #owner: object | undefined;
-  #cache: KvCache | undefined;
+  #cache: TokenState | undefined;
   #tokens: readonly number[] = [];
   #isOpen = false;
 
-  /** Tokens whose keys and values are held. */
+  /** Tokens that the state has read. */
   get length(): number {
     return this.#tokens.length;
   }
@@ -25,11 +25,11 @@ export class PromptMemory {
   }
 
   /**
-   * The cache, cut to the tokens that it shares with a prompt; at least the prompt's last token is left to
+   * The cache, cut to tokens that it shares with a prompt; at least the prompt's last token is left to
    * read. For the decoder.
    * @throws StateError when another decoder filled it, or a call is still running.
    */
-  open(owner: object, prompt: ArrayLike<number>, make: () => KvCache): KvCache {
+  open(owner: object, prompt: ArrayLike<number>, make: () => TokenState): TokenState {
     if (this.#isOpen) throw new StateError("memory: a call that uses it is still running.");
     if (this.#owner !== undefined && this.#owner !== owner) {
       throw new StateError("memory: belongs to another decoder — clear it first.");

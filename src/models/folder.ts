@@ -27,6 +27,14 @@ export interface LoadedModel<M extends PretrainedModel = LanguageModel> {
   readonly path: string;
 }
 
+export interface LoadModelOptions {
+  /**
+   * What is kept of a parameter once it is read, by name, so that not all of a model's floats are in memory
+   * at once; default itself.
+   */
+  readonly keep?: (model: PretrainedModel, slot: string, weights: Tensor) => TensorRecord;
+}
+
 /** A causal language model without weights from a folder's config.json. */
 export async function readModelConfig(
   files: Files,
@@ -156,10 +164,14 @@ export function checkpointNames(
  * Loads a folder or a GGUF file, strictly: every tensor of the model is found, every tensor found is used.
  * @throws FormatError naming missing, unexpected or misshaped tensors, and numbers that are none.
  */
-export async function loadModel(given: Files, path: string): Promise<LoadedModel> {
+export async function loadModel(
+  given: Files,
+  path: string,
+  options: LoadModelOptions = {},
+): Promise<LoadedModel> {
   const files = withGguf(given);
   const { model, config } = await readModelConfig(files, path);
-  return { model, config, path, params: await loadWeights(files, path, model) };
+  return { model, config, path, params: await loadWeights(files, path, model, options) };
 }
 
 /**
@@ -179,6 +191,7 @@ async function loadWeights(
   files: Files,
   path: string,
   model: PretrainedModel,
+  { keep }: LoadModelOptions = {},
 ): Promise<TensorRecord> {
   const checkpoint = await openCheckpoint(files, path);
   try {
@@ -201,7 +214,8 @@ async function loadWeights(
       }
       const where = `${path}: tensor "${name}"`;
       const tensor = await checkpoint.read(name);
-      params[slot] = isFloat(spec.dtype) ? asWeights(tensor, where) : asCounts(tensor, where);
+      const weights = isFloat(spec.dtype) ? asWeights(tensor, where) : asCounts(tensor, where);
+      Object.assign(params, keep ? keep(model, slot, weights) : { [slot]: weights });
       names.delete(name);
     }
     for (const alias of Object.keys(model.tied)) names.delete(nameOf(alias));

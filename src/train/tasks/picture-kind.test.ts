@@ -56,7 +56,7 @@ test("opens a folder, trains an adapter with a new head, and judges both it and 
   const adapter = taskAdapter(task, lora(task.model, { rank: 4, alpha: 8 }));
   const trainee = taskTrainee(task, { adapter, params: adapter.init(new Rng(2)) });
   const trained = await finetune(trainee, task.train, backend, {
-    steps: 120,
+    steps: 250,
     batchSize: 24,
     learningRate: 1e-2,
   });
