@@ -127,7 +127,16 @@ const tasks = {
   fuzz: () => {
     install();
     const given = args.length > 0 ? args : ["--count", "200000", "--seed", "1"];
-    return run(process.execPath, ["--import", "tsx", "test/fuzz/safetensors.ts", ...given]);
+    // Each format has its fuzzer; the second runs whatever the first finds.
+    const statuses = ["safetensors", "gguf"].map((format) =>
+      run(process.execPath, ["--import", "tsx", `test/fuzz/${format}.ts`, ...given]),
+    );
+    return Math.max(...statuses);
+  },
+  "check:real": () => {
+    install();
+    build();
+    return run(process.execPath, ["scripts/check-real.mjs", ...args]);
   },
   build: () => {
     install();

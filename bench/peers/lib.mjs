@@ -63,12 +63,15 @@ export async function serve(ready, step) {
     if (message.exit) break;
     const ms = [];
     const loss = [];
+    let tokens;
     for (let i = 0; i < message.steps; i++) {
       const start = performance.now();
-      loss.push(await step());
+      const result = await step();
       ms.push(performance.now() - start);
+      if (Array.isArray(result)) tokens = result;
+      else loss.push(result);
     }
-    print({ ms, loss });
+    print({ ms, loss, ...(tokens && { tokens }) });
   }
   print({ peakRssMb: peakRssMb() });
   process.exit(0);

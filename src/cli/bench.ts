@@ -6,6 +6,7 @@ import { nodeOrt } from "../index.ts";
 import { describeMachine } from "./bench/machine.ts";
 import { built, placeOf, root } from "./bench/place.ts";
 import { groups } from "./bench/plan.ts";
+import { realModelVariable } from "./bench/real.ts";
 import { report } from "./bench/report.ts";
 import { runAll } from "./bench/run.ts";
 import { type Command, oneOf, wholeFrom } from "./command.ts";
@@ -13,7 +14,8 @@ import { type Command, oneOf, wholeFrom } from "./command.ts";
 export const bench: Command = {
   name: "bench",
   summary: "Time and weigh training and decoding, beside other libraries.",
-  usage: "plasticity bench [--peers] [--group <name>] [--rounds <n>] [--threads <n>] [--json]",
+  usage:
+    "plasticity bench [--peers] [--group <name>] [--model <path>] [--rounds <n>] [--threads <n>] [--json]",
   example: "plasticity bench --peers --group gpt",
   options: {
     peers: { type: "flag", about: "compare with the libraries in bench/peers, and judge limits" },
@@ -22,6 +24,11 @@ export const bench: Command = {
       value: "name",
       about: `one group only: ${groups.join(", ")}`,
       check: oneOf(...groups),
+    },
+    model: {
+      type: "string",
+      value: "path",
+      about: `for the group smollm2: SmolLM2-135M-Instruct, a .gguf file or a folder (or ${realModelVariable}); the group is skipped without it`,
     },
     rounds: {
       type: "number",
@@ -41,9 +48,10 @@ export const bench: Command = {
     const threads = Number(options["threads"] ?? availableParallelism());
     const rounds = Number(options["rounds"]);
     const group = options["group"] as string | undefined;
+    const model = options["model"] as string | undefined;
     const folder = await mkdtemp(join(tmpdir(), "plasticity-bench-"));
     try {
-      const outcome = await runAll(placeOf(host, folder), built, {
+      const outcome = await runAll(placeOf(host, folder, model), built, {
         threads,
         rounds,
         withPeers: options["peers"] === true,

@@ -41,6 +41,7 @@ import {
 } from "./models.ts";
 import { showCount, showTime } from "./output.ts";
 import { unescaped } from "./sampling.ts";
+import { taskOptions, taskOf } from "./task-options.ts";
 
 /** A data file: questions with choices, or examples of other layouts. */
 interface Data {
@@ -231,6 +232,11 @@ async function answer(job: Job, raw: readonly RawExample[]): Promise<readonly An
 
 async function run(context: CommandContext): Promise<void> {
   const { host, output, options, signal } = context;
+  const task = taskOf(options);
+  if (task) {
+    const { evalTask } = await import("./eval-task.ts");
+    return evalTask(task, context);
+  }
   const data = await readData(context);
   const wanted = chooseMetrics(options["metrics"] as string | undefined, data);
   const opened = await openModel(host, options["model"] as string);
@@ -388,6 +394,7 @@ export const evalCommand: Command = {
       check: wholeFrom(1, 4096),
     },
     answers: { type: "flag", about: "with --json: every answer too" },
+    ...taskOptions,
     seed: {
       type: "number",
       default: 0,

@@ -1,8 +1,9 @@
-/** `plasticity export`: a model for transformers.js, an adapter for llama.cpp. */
-import { existsSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+/** `plasticity export`: a model for transformers.js or llama.cpp, an adapter for llama.cpp. */
+import { basename, resolve } from "node:path";
 import { type Command, type CommandContext, oneOf, realFrom } from "./command.ts";
 import {
+  type GgufDtype,
+  ggufDtypes,
   loadAdapter,
   loadModel,
   loadTokenizer,
@@ -10,6 +11,7 @@ import {
   OptionError,
   onnxVariants,
   readModelConfig,
+  saveGguf,
   saveGgufLora,
   verifyOnnxExport,
 } from "./library.ts";
@@ -34,7 +36,7 @@ async function exportOnnx(context: CommandContext, out: string): Promise<void> {
   const folder = options["adapter"] as string | undefined;
   const adapter =
     folder === undefined ? undefined : await loadAdapter(host.files, folder, base.model);
-  const tokenizer = existsSync(join(path, "tokenizer.json"))
+  const tokenizer = (await host.files.info(host.files.join(path, "tokenizer.json")))
     ? await loadTokenizer(host.files, path)
     : undefined;
   const backend = await openBackend(output, options["threads"] as number | undefined);
@@ -75,18 +77,55 @@ async function exportOnnx(context: CommandContext, out: string): Promise<void> {
   output.json({ format: "onnx", out, files, variants: verified.variants });
 }
 
+function checkEnding(out: string): void {
+  if (out.endsWith(".gguf")) return;
+  throw new OptionError(`export: --out "${out}" must end in .gguf, which llama.cpp loads.`);
+}
+
+async function exportGguf(context: CommandContext, out: string): Promise<void> {
+  const { host, output, options } = context;
+  const model = options["model"] as string;
+  if (options["adapter"] !== undefined) {
+    throw new OptionError(
+      "export: --adapter goes with onnx and gguf-lora — for gguf merge it first (plasticity merge-adapter), or write it beside as gguf-lora.",
+    );
+  }
+  checkEnding(out);
+  const dtype = (options["dtype"] as string | undefined) ?? "f16";
+  if (!(ggufDtypes as readonly string[]).includes(dtype)) {
+    throw new OptionError(
+      `export: --dtype "${dtype}" is no form of a GGUF model — known are ${ggufDtypes.join(", ")}.`,
+    );
+  }
+  await removeStale(out);
+  output.progress("writing");
+  const report = await saveGguf(host.files, modelFolder(model), out, {
+    dtype: dtype as GgufDtype,
+    name: basename(resolve(model)).replace(/\.gguf$/i, ""),
+  });
+  const types = Object.entries(report.types).map(([type, count]) => `${count} ${type}`);
+  output.line(
+    `Wrote ${out}: ${report.architecture}, ${report.tensors} tensors (${types.join(", ")}).`,
+  );
+  if (!report.hasTokenizer)
+    output.warn("The folder has no tokenizer.json; the file has none either.");
+  output.line(`In llama.cpp: llama-cli -m ${out}`);
+  output.json({ format: "gguf", out, dtype, ...report });
+}
+
 async function exportGgufLora(context: CommandContext, out: string): Promise<void> {
   const { host, output, options } = context;
   const folder = options["adapter"] as string | undefined;
   if (folder === undefined) {
     throw new OptionError("export: --adapter is missing — GGUF LoRA is a form of an adapter.");
   }
-  if (!out.endsWith(".gguf")) {
-    throw new OptionError(`export: --out "${out}" must end in .gguf, which llama.cpp loads.`);
-  }
+  checkEnding(out);
   const { model } = await readModelConfig(host.files, modelFolder(options["model"] as string));
   const adapter = await loadAdapter(host.files, folder, model);
-  const dtype = options["dtype"] as "float32" | "float16";
+  const dtype = (options["dtype"] as string | undefined) ?? "float32";
+  if (dtype !== "float32" && dtype !== "float16") {
+    throw new OptionError(`export: --dtype of gguf-lora is float32 or float16, got "${dtype}".`);
+  }
   await removeStale(out);
   await saveGgufLora(host.files, out, model, adapter, {
     dtype,
@@ -103,14 +142,16 @@ async function run(context: CommandContext): Promise<void> {
   if (out === undefined) throw new OptionError("export: --out is missing — name what to write.");
   checkNew("export", out);
   if (format === "onnx") await exportOnnx(context, out);
+  else if (format === "gguf") await exportGguf(context, out);
   else await exportGgufLora(context, out);
 }
 
 export const exportCommand: Command = {
   name: "export",
-  summary: "write a model for transformers.js (ONNX), or an adapter for llama.cpp (GGUF LoRA)",
+  summary:
+    "write a model for transformers.js (ONNX) or llama.cpp (GGUF), or an adapter (GGUF LoRA)",
   usage:
-    "plasticity export --out <path> [--format onnx|gguf-lora] [--model <folder>] [--adapter <folder>]",
+    "plasticity export --out <path> [--format onnx|gguf|gguf-lora] [--model <folder>] [--adapter <folder>]",
   example: "plasticity export --model builtin --variants fp32,q4 --out exported/builtin",
   options: {
     model: modelOption,
@@ -123,8 +164,9 @@ export const exportCommand: Command = {
     format: {
       type: "string",
       default: "onnx",
-      about: "onnx: a folder that @huggingface/transformers loads; gguf-lora: a file for llama.cpp",
-      check: oneOf("onnx", "gguf-lora"),
+      about:
+        "onnx: a folder that @huggingface/transformers loads; gguf: a model for llama.cpp; gguf-lora: an adapter for it",
+      check: oneOf("onnx", "gguf", "gguf-lora"),
     },
     out: { type: "string", value: "path", about: "the folder or file to write; it must not exist" },
     variants: {
@@ -141,9 +183,8 @@ export const exportCommand: Command = {
     },
     dtype: {
       type: "string",
-      default: "float32",
-      about: "gguf-lora: float32 or float16",
-      check: oneOf("float32", "float16"),
+      about: `gguf: ${ggufDtypes.join(", ")} (default f16); gguf-lora: float32 or float16 (default float32)`,
+      check: oneOf(...ggufDtypes, "float32", "float16"),
     },
     threads: threadsOption,
   },

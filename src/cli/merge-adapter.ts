@@ -1,6 +1,4 @@
 /** `plasticity merge-adapter`: write an adapter into its base model, verified first. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { type Command, type CommandContext, oneOf, realFrom } from "./command.ts";
 import {
   loadAdapter,
@@ -25,7 +23,7 @@ async function run({ host, output, options, signal }: CommandContext): Promise<v
   const path = modelFolder(options["model"] as string);
   const base = await loadModel(host.files, path);
   const adapter = await loadAdapter(host.files, folder, base.model);
-  const tokenizer = existsSync(join(path, "tokenizer.json"))
+  const tokenizer = (await host.files.info(host.files.join(path, "tokenizer.json")))
     ? await loadTokenizer(host.files, path)
     : undefined;
   const backend = await openBackend(output, options["threads"] as number | undefined);

@@ -112,6 +112,8 @@ describe.each(["llama", "gpt2"])("a merge into %s", (name) => {
     expect(Object.keys(index.weight_map).sort()).toEqual([...one.entries.keys()].sort());
     expect(index.metadata.total_size).toBe(total);
     await one.close();
+    const [a, b] = [await loadModel(files, at(out)), await loadModel(files, at(`${name}-merged`))];
+    expect(a.params).toEqual(b.params);
   });
 });
 

@@ -121,7 +121,7 @@ export async function onnxLogits(
     Array.from(ids.data.subarray(row * length, (row + 1) * length));
   const padding = Math.min(2, sizes.maxPositions - length);
   try {
-    // Every third row is read with its next one, which is padded; the third stands alone, in parts.
+    // Of three rows the first two are read together, the second padded; the third alone, in parts.
     for (let row = 0; row < rows; row += 3) {
       const padded = row + 1 < rows ? padding : 0;
       const first = rowOf(row);

@@ -27,7 +27,7 @@ export interface ProbeOptions {
 
 /**
  * Inputs on which two models are compared: texts where there is a tokenizer, and random token ids.
- * @returns int32 (rows, length), two rows or more
+ * @returns int32 (rows, length), three rows or more
  */
 export function probeInputs(
   sizes: LanguageModelSizes,
@@ -43,7 +43,7 @@ export function probeInputs(
         return fits ? [Array.from({ length }, (_, i) => ids[i % ids.length]!)] : [];
       })
     : [];
-  for (let row = 0; row < 2; row++) {
+  for (let row = 0; row < 3; row++) {
     const rng = new Rng(seed).fold("probe", row);
     rows.push(Array.from({ length }, () => rng.integer(vocabSize)));
   }

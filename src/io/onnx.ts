@@ -22,6 +22,12 @@ export interface OnnxTensor {
   readonly type: Dtype | "uint4";
   readonly dims: readonly number[];
   readonly data: Uint8Array;
+  /** Where the numbers lie when they are in a file of their own; `data` is then left out. */
+  readonly external?: {
+    readonly location: string;
+    readonly offset: number;
+    readonly length: number;
+  };
 }
 
 export type OnnxAttribute =
@@ -29,6 +35,7 @@ export type OnnxAttribute =
   | { readonly float: number }
   | { readonly string: string }
   | { readonly ints: readonly number[] }
+  | { readonly floats: readonly number[] }
   | { readonly tensor: OnnxTensor }
   | { readonly graph: OnnxGraph };
 
@@ -117,6 +124,12 @@ class Writer {
     this.blob(field, utf8.encode(value));
   }
 
+  /** What comes before a blob of `size` bytes. */
+  head(field: number, size: number): void {
+    this.#varint(field * 8 + 2);
+    this.#varint(size);
+  }
+
   message(field: number, write: (inner: Writer) => void): void {
     const inner = new Writer();
     write(inner);
@@ -134,7 +147,17 @@ function writeTensor(w: Writer, tensor: OnnxTensor): void {
   if (tensor.dims.length > 0) w.ints(1, tensor.dims);
   w.int(2, onnxTypes[tensor.type]);
   w.text(8, tensor.name);
-  w.blob(9, tensor.data);
+  if (!tensor.external) {
+    w.blob(9, tensor.data);
+    return;
+  }
+  for (const [key, value] of Object.entries(tensor.external)) {
+    w.message(13, (entry) => {
+      entry.text(1, key);
+      entry.text(2, String(value));
+    });
+  }
+  w.int(14, 1);
 }
 
 function writeAttribute(w: Writer, name: string, attribute: OnnxAttribute): void {
@@ -154,6 +177,9 @@ function writeAttribute(w: Writer, name: string, attribute: OnnxAttribute): void
   } else if ("graph" in attribute) {
     w.message(6, (inner) => writeGraph(inner, attribute.graph));
     w.int(20, 5);
+  } else if ("floats" in attribute) {
+    for (const value of attribute.floats) w.float(7, value);
+    w.int(20, 6);
   } else {
     w.ints(8, attribute.ints);
     w.int(20, 7);
@@ -197,6 +223,25 @@ function writeGraph(w: Writer, graph: OnnxGraph): void {
 
 const modelLimit = 2 ** 31 - 1;
 
+function writeOpsets(w: Writer, opsets: Readonly<Record<string, number>>): void {
+  for (const [domain, version] of Object.entries(opsets)) {
+    w.message(8, (inner) => {
+      inner.text(1, domain);
+      inner.int(2, version);
+    });
+  }
+}
+
+/** onnx.proto3's IR_VERSION of 2024, the first with uint4. */
+const irVersion = 10;
+
+function checkSize(bytes: number): void {
+  if (bytes <= modelLimit) return;
+  throw new FormatError(
+    `onnx: the model has ${bytes} bytes, its format holds ${modelLimit} — pass large weights as inputs.`,
+  );
+}
+
 /**
  * The bytes of a model.
  * @throws FormatError above 2 GiB, which protobuf cannot hold.
@@ -206,19 +251,51 @@ export function encodeOnnx(
   opsets: Readonly<Record<string, number>>,
 ): Uint8Array<ArrayBuffer> {
   const w = new Writer();
-  w.int(1, 10);
+  w.int(1, irVersion);
   w.text(2, "plasticity");
   w.message(7, (inner) => writeGraph(inner, graph));
-  for (const [domain, version] of Object.entries(opsets)) {
-    w.message(8, (inner) => {
-      inner.text(1, domain);
-      inner.int(2, version);
-    });
-  }
-  if (w.bytes.length > modelLimit) {
-    throw new FormatError(
-      `onnx: the model has ${w.bytes.length} bytes, its format holds ${modelLimit} — pass large weights as inputs.`,
-    );
-  }
+  writeOpsets(w, opsets);
+  checkSize(w.bytes.length);
   return w.bytes;
+}
+
+/** Initialisers from this many bytes on are not copied by `encodeOnnxParts`. */
+const largeInitializer = 4096;
+
+/**
+ * The bytes of a model in pieces, of which large initialisers are the tensors' own memory: for
+ * writing a file without a second copy of the weights.
+ * @throws FormatError above 2 GiB, which protobuf cannot hold.
+ */
+export function encodeOnnxParts(
+  graph: OnnxGraph,
+  opsets: Readonly<Record<string, number>>,
+): Uint8Array[] {
+  const isLarge = ({ data, external }: OnnxTensor): boolean =>
+    !external && data.length >= largeInitializer;
+  const small = new Writer();
+  writeGraph(small, {
+    ...graph,
+    initializers: graph.initializers.filter((tensor) => !isLarge(tensor)),
+  });
+  const parts: Uint8Array[] = [small.bytes];
+  for (const tensor of graph.initializers.filter(isLarge)) {
+    const fields = new Writer();
+    fields.ints(1, tensor.dims);
+    fields.int(2, onnxTypes[tensor.type]);
+    fields.text(8, tensor.name);
+    fields.head(9, tensor.data.length);
+    const head = new Writer();
+    head.head(5, fields.bytes.length + tensor.data.length);
+    parts.push(head.bytes, fields.bytes, tensor.data);
+  }
+  const size = parts.reduce((total, part) => total + part.length, 0);
+  checkSize(size + 1024);
+  const first = new Writer();
+  first.int(1, irVersion);
+  first.text(2, "plasticity");
+  first.head(7, size);
+  const last = new Writer();
+  writeOpsets(last, opsets);
+  return [first.bytes, ...parts, last.bytes];
 }

@@ -7,63 +7,31 @@
  * they find (`details.kind`), and adds three: a name may not stand twice, a header ends in spaces
  * alone, and the bytes of BOOL are 0 or 1. Sizes count up to 2^53 - 1 where the reference has 2^64.
  */
-import { FormatError, MissingError, OptionError, ShapeError, UnsupportedError } from "../errors.ts";
+import { FormatError, MissingError, ShapeError, UnsupportedError } from "../errors.ts";
 import type { Files, OpenFile } from "../host/host.ts";
 import { decodeUtf8 } from "../host/utf8.ts";
-import { type Dtype, viewOn } from "../tensor/dtype.ts";
+import { viewOn } from "../tensor/dtype.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "./json.ts";
+import {
+  bitsOf,
+  dtypeOrder,
+  maxHeaderBytes,
+  metadataKey,
+  type SafetensorsDtype,
+  show,
+  tensorDtype,
+} from "./safetensors-types.ts";
 
-/** Bits of one element, in the reference's order: its writer puts the last types first. */
-const bitsOf = {
-  BOOL: 8,
-  F4: 4,
-  F6_E2M3: 6,
-  F6_E3M2: 6,
-  U8: 8,
-  I8: 8,
-  F8_E5M2: 8,
-  F8_E4M3: 8,
-  F8_E8M0: 8,
-  F8_E4M3FNUZ: 8,
-  F8_E5M2FNUZ: 8,
-  I16: 16,
-  U16: 16,
-  F16: 16,
-  BF16: 16,
-  I32: 32,
-  U32: 32,
-  F32: 32,
-  C64: 64,
-  F64: 64,
-  I64: 64,
-  U64: 64,
-} as const;
-
-export type SafetensorsDtype = keyof typeof bitsOf;
-
-const dtypeOrder = Object.keys(bitsOf) as readonly SafetensorsDtype[];
-
-/** The types that a Tensor holds. */
-const fileDtype = {
-  float32: "F32",
-  float64: "F64",
-  float16: "F16",
-  bfloat16: "BF16",
-  int32: "I32",
-  int64: "I64",
-  int8: "I8",
-  uint8: "U8",
-  bool: "BOOL",
-} as const satisfies Record<Dtype, SafetensorsDtype>;
-
-const tensorDtype: ReadonlyMap<SafetensorsDtype, Dtype> = new Map(
-  Object.entries(fileDtype).map(([dtype, name]) => [name, dtype as Dtype]),
-);
-
-const maxHeaderBytes = 100_000_000;
-const metadataKey = "__metadata__";
+export type { SafetensorsDtype } from "./safetensors-types.ts";
+export {
+  createSafetensors,
+  encodeSafetensors,
+  type SafetensorsWriter,
+  type TensorPlan,
+  writeSafetensors,
+} from "./safetensors-write.ts";
 
 /** What the reference's errors are called, and `InvalidBool`, which is ours. */
 export type SafetensorsErrorKind =
@@ -118,11 +86,6 @@ class OddNumber {
 
 function wholeNumber(text: string): JsonValue {
   return /^(?:0|[1-9]\d*)$/.test(text) ? Number(text) : (new OddNumber(text) as never);
-}
-
-function show(value: unknown): string {
-  const text = value === undefined ? "nothing" : JSON.stringify(value);
-  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 
 /** Whole numbers, of which some may be too large to count with. */
@@ -401,132 +364,4 @@ export class SafetensorsFile {
   async close(): Promise<void> {
     await this.#file.close();
   }
-}
-
-type NamedTensor = readonly [name: string, tensor: Tensor];
-
-/** By code points, which is the order of the UTF-8 bytes. JavaScript's `<` orders UTF-16 units. */
-function compareNames(a: string, b: string): number {
-  const length = Math.min(a.length, b.length);
-  for (let i = 0; i < length; i++) {
-    let x = a.charCodeAt(i);
-    let y = b.charCodeAt(i);
-    if (x === y) continue;
-    // Surrogates stand for code points above every other unit.
-    if (x >= 0xd800 && y >= 0xd800) {
-      x = x >= 0xe000 ? x - 0x800 : x + 0x2000;
-      y = y >= 0xe000 ? y - 0x800 : y + 0x2000;
-    }
-    return x - y;
-  }
-  return a.length - b.length;
-}
-
-function checkText(what: string, text: string): void {
-  // JSON.stringify escapes exactly the halves of surrogate pairs that stand alone.
-  if (/\\ud[89a-f]/.test(JSON.stringify(text).replaceAll("\\\\", ""))) {
-    throw new OptionError(
-      `safetensors: ${what} ${show(text)} has half of a surrogate pair — it has no UTF-8 form.`,
-    );
-  }
-}
-
-interface Layout {
-  /** Length, JSON and padding. */
-  readonly head: Uint8Array<ArrayBuffer>;
-  readonly ordered: readonly NamedTensor[];
-  readonly totalBytes: number;
-}
-
-/** The reference writer's layout: wide types first, then by name; data begins at a multiple of 8. */
-function layOut(
-  tensors: Iterable<NamedTensor>,
-  metadata: Readonly<Record<string, string>>,
-): Layout {
-  const rank = (tensor: Tensor): number => dtypeOrder.indexOf(fileDtype[tensor.dtype]);
-  const ordered = [...tensors].sort(
-    ([nameA, a], [nameB, b]) => rank(b) - rank(a) || compareNames(nameA, nameB),
-  );
-  const fields: string[] = [];
-  const texts = Object.entries(metadata);
-  for (const [key, text] of texts) {
-    checkText("metadata key", key);
-    if (typeof text !== "string") {
-      throw new OptionError(
-        `safetensors: metadata must be texts, ${show(key)} is ${show(text)} — write it as text.`,
-      );
-    }
-    checkText("metadata", text);
-  }
-  // An empty table is left out: some readers fail on it.
-  if (texts.length > 0) fields.push(`${JSON.stringify(metadataKey)}:${JSON.stringify(metadata)}`);
-  const names = new Set<string>();
-  let end = 0;
-  for (const [name, tensor] of ordered) {
-    checkText("tensor name", name);
-    if (name === metadataKey || names.has(name)) {
-      const why = name === metadataKey ? "is kept for metadata" : "stands twice";
-      throw new OptionError(`safetensors: tensor name ${show(name)} ${why} — rename it.`);
-    }
-    names.add(name);
-    const start = end;
-    end += tensor.data.byteLength;
-    fields.push(
-      `${JSON.stringify(name)}:{"dtype":"${fileDtype[tensor.dtype]}","shape":[${tensor.shape.join(",")}],"data_offsets":[${start},${end}]}`,
-    );
-  }
-  const json = new TextEncoder().encode(`{${fields.join(",")}}`);
-  const padded = Math.ceil(json.length / 8) * 8;
-  if (padded > maxHeaderBytes) {
-    throw new OptionError(
-      `safetensors: the header takes ${padded} bytes, at most ${maxHeaderBytes} are allowed — write fewer tensors or less metadata.`,
-    );
-  }
-  const head = new Uint8Array(8 + padded).fill(0x20);
-  new DataView(head.buffer).setBigUint64(0, BigInt(padded), true);
-  head.set(json, 8);
-  return { head, ordered, totalBytes: head.length + end };
-}
-
-function bytesOf(tensor: Tensor): Uint8Array {
-  const { buffer, byteOffset, byteLength } = tensor.data;
-  return new Uint8Array(buffer, byteOffset, byteLength);
-}
-
-/**
- * Writes a file beside its final name and renames it, so that an existing file, even one that is
- * being read from, stays whole until the new one is.
- */
-export async function writeSafetensors(
-  files: Files,
-  path: string,
-  tensors: Iterable<NamedTensor>,
-  metadata: Readonly<Record<string, string>> = {},
-): Promise<void> {
-  const { head, ordered } = layOut(tensors, metadata);
-  const writer = await files.create(path);
-  try {
-    await writer.write(head);
-    for (const [, tensor] of ordered) await writer.write(bytesOf(tensor));
-    await writer.commit();
-  } catch (error) {
-    await writer.abort();
-    throw error;
-  }
-}
-
-/** The whole file in memory, for places without files. */
-export function encodeSafetensors(
-  tensors: Iterable<NamedTensor>,
-  metadata: Readonly<Record<string, string>> = {},
-): Uint8Array<ArrayBuffer> {
-  const { head, ordered, totalBytes } = layOut(tensors, metadata);
-  const file = new Uint8Array(totalBytes);
-  file.set(head);
-  let at = head.length;
-  for (const [, tensor] of ordered) {
-    file.set(bytesOf(tensor), at);
-    at += tensor.data.byteLength;
-  }
-  return file;
 }

@@ -1,12 +1,12 @@
 """PyTorch's side of the benchmark: one process, one work, JSON lines.
 
-    python worker.py <work> <threads> <weights.safetensors>
+    python worker.py <work> <threads> <weights.safetensors or folder>
 
 Prints {"ready": true, "version", "threads", "extra"}; answers {"steps": n} with {"ms", "loss"} (the decodes
 also "tokens"); answers {"exit": true} with {"peakRssMb"} and ends. A step's time covers everything from zeroing
 the gradients to reading the loss as a Python number.
 
-Each work is a function (tensors) -> (step, extra). Where eager PyTorch offers two ways of doing the same
+Each work is a function (tensors) -> (step, extra), of a real model (folder) -> (step, extra). Where eager PyTorch offers two ways of doing the same
 arithmetic, the faster one measured on this project's machine is the default, PEER_<CHOICE> in the environment
 takes the other, and `extra` names the one in use.
 """
@@ -268,6 +268,11 @@ def gpt2small_lora_qv(tensors):
 def gpt2small_decode(tensors, n_prompt=128, n_new=128):
     prompt = tensors.pop("ids")[:1, :n_prompt].long()
     model, extra = hf_gpt2(tensors)
+    return greedy(model, prompt, n_new, extra)
+
+
+def greedy(model, prompt, n_new, extra):
+    """As many tokens as are wanted, whatever they are; how: PEER_DECODE."""
     model.eval()
     how = choice("decode", "loop")
 
@@ -285,9 +290,10 @@ def gpt2small_decode(tensors, n_prompt=128, n_new=128):
     def generate() -> list[int]:
         mask = torch.ones_like(prompt)
         out = model.generate(prompt, attention_mask=mask, max_new_tokens=n_new, min_new_tokens=n_new, do_sample=False, pad_token_id=0)
-        return out[0, n_prompt:].tolist()
+        return out[0, prompt.shape[1] :].tolist()
 
-    return (loop if how == "loop" else generate), {**extra, "decode": how, "prompt": n_prompt, "newTokens": n_new}
+    extra |= {"decode": how, "prompt": prompt.shape[1], "newTokens": n_new}
+    return (loop if how == "loop" else generate), extra
 
 
 def gpt2small_decode_plain(tensors, n_prompt=128, n_new=128):
@@ -308,6 +314,42 @@ def gpt2small_decode_plain(tensors, n_prompt=128, n_new=128):
 
     return step, {"prompt": n_prompt, "newTokens": n_new}
 
+
+# ---- a real model, from a folder that plasticity wrote -----------------------------------------------
+
+
+def folder_model(folder: str):
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, {"transformers": transformers.__version__, "attention": model.config._attn_implementation}
+
+
+def task_of(folder: str) -> dict:
+    return json.loads((Path(folder) / "bench.json").read_text())
+
+
+def smollm2_lora(folder):
+    import peft
+
+    base, extra = folder_model(folder)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, config).train()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer, kind = adamw(trainable, 1e-4)
+    ids = torch.tensor([row[:129] for row in task_of(folder)["rows"][:2]])
+    loss_of = next_token_loss(lambda x: model(input_ids=x, use_cache=False).logits, ids)
+    extra |= kind | {"peft": peft.__version__, "trainable": sum(p.numel() for p in trainable)}
+    return training_step(loss_of, optimizer, trainable), extra
+
+
+def smollm2_decode(folder):
+    model, extra = folder_model(folder)
+    return greedy(model, torch.tensor([task_of(folder)["prompt"]]), 128, extra)
+
+
+FOLDER_WORKS = {"smollm2-lora": smollm2_lora, "smollm2-decode": smollm2_decode}
 
 WORKS = {
     "gpt-fwdbwd": gpt_fwdbwd,
@@ -349,12 +391,13 @@ def run(step, n: int) -> dict:
 
 
 def main() -> None:
-    if len(sys.argv) != 4 or sys.argv[1] not in WORKS:
-        sys.exit(f"usage: worker.py <work> <threads> <weights.safetensors>; work is one of {', '.join(WORKS)}")
+    known = WORKS | FOLDER_WORKS
+    if len(sys.argv) != 4 or sys.argv[1] not in known:
+        sys.exit(f"usage: worker.py <work> <threads> <weights.safetensors or folder>; work is one of {', '.join(known)}")
     work, threads, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(threads)
     import_rss = peak_rss_mb()
-    step, extra = WORKS[work](load_file(path))
+    step, extra = FOLDER_WORKS[work](path) if work in FOLDER_WORKS else WORKS[work](load_file(path))
     say({"ready": True, "version": f"torch {torch.__version__}", "threads": torch.get_num_threads(),
          "extra": {**extra, "importRssMb": import_rss}})
     for line in sys.stdin:

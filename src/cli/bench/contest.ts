@@ -15,6 +15,8 @@ export interface Place {
   ): readonly string[] | undefined;
   /** The path of a weights file, written when first asked for. */
   weights(name: string): Promise<string>;
+  /** Why weights that are the user's to give are not there. */
+  lacks?(name: string): string | undefined;
 }
 
 export interface ContestOptions {
@@ -68,6 +70,8 @@ export async function runContest(
   options: ContestOptions,
 ): Promise<ContestResult> {
   const { peer } = contest;
+  const lack = place.lacks?.(contest.weights);
+  if (lack !== undefined) return skipped(contest, lack);
   const weights = await place.weights(contest.weights);
   const threads = contest.threads === "all" ? options.threads : contest.threads;
   const wanted = options.withPeers ? peer : undefined;
@@ -102,6 +106,29 @@ export async function runContest(
   }
 }
 
+/** Rows without numbers, and the reason. */
+function skipped(contest: Contest, why: string): ContestResult {
+  const { work, peer, about } = contest;
+  const results = contest.rows.map((row) =>
+    judge({
+      work: nameOf(work, row.unit),
+      unit: row.unit,
+      ours: null,
+      peer: peer?.name ?? null,
+      theirs: null,
+      limit: limitOf(row, peer),
+      note: [about, why].filter(Boolean).join("; "),
+    }),
+  );
+  return { results, lacksPeer: false, version: undefined };
+}
+
+const nameOf = (work: string, unit: Measure): string =>
+  unit === "MB" ? `${work}, peak resident memory` : work;
+
+const limitOf = (row: Contest["rows"][number], peer: Contest["peer"]): number | null =>
+  peer || row.isOwn ? row.limit : null;
+
 type Sides = readonly [ours: Side, theirs: Side | undefined];
 
 async function compare(
@@ -126,6 +153,7 @@ async function compare(
       contest.work,
       [ours.name, theirs.name],
       warm.map(({ first }) => first),
+      contest.sureTokens ?? sureTokens,
     );
   const { pauseMs = defaultPauseMs } = options;
   const medians: number[][] = arms.map(() => []);
@@ -157,10 +185,15 @@ interface First {
   readonly tokens?: readonly number[];
 }
 
-function checkSame(work: string, names: readonly string[], [a, b]: readonly First[]): void {
+function checkSame(
+  work: string,
+  names: readonly string[],
+  [a, b]: readonly First[],
+  sure: number,
+): void {
   const [mine, other] = names;
   if (a!.tokens && b!.tokens) {
-    const [x, y] = [a!.tokens.slice(0, sureTokens), b!.tokens.slice(0, sureTokens)];
+    const [x, y] = [a!.tokens.slice(0, sure), b!.tokens.slice(0, sure)];
     if (x.join() === y.join()) return;
     throw new StateError(
       `bench: ${work}: ${mine} decodes ${x.join(" ")}, ${other} ${y.join(" ")} — they do not compute the same.`,
@@ -183,12 +216,12 @@ function rowOf(
   const number = (side: Side | undefined): number | null =>
     side ? numberOf(row.unit, side, contest.tokensPerStep) : null;
   return judge({
-    work: row.unit === "MB" ? `${contest.work}, peak resident memory` : contest.work,
+    work: nameOf(contest.work, row.unit),
     unit: row.unit,
     ours: number(ours),
     peer: peer?.name ?? null,
     theirs: number(theirs),
-    limit: peer ? row.limit : null,
+    limit: limitOf(row, peer),
     note: [contest.about, ...notes(row.unit, ours, theirs), why].filter(Boolean).join("; "),
   });
 }

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Host, MissingError } from "../../index.ts";
 import type { Place } from "./contest.ts";
-import type { WeightsName } from "./plan.ts";
+import type { RealName, WeightsName } from "./plan.ts";
+import { RealModel, realModelRemedy, realModelVariable } from "./real.ts";
 import { writeWeights } from "./weights.ts";
 
 /** The package's folder, from src/cli/bench as from dist/cli/bench. */
@@ -26,14 +27,20 @@ function findPython(host: Host, peers: string): string | undefined {
 
 /**
  * @param folder where weights files go
+ * @param model the path of the real model; default what the environment names
  * @throws MissingError when the package is not built.
  */
-export function placeOf(host: Host, folder: string): Place {
+export function placeOf(
+  host: Host,
+  folder: string,
+  model: string | undefined = host.env(realModelVariable),
+): Place {
   if (!existsSync(built.worker)) {
     throw new MissingError(`bench: ${built.worker} is not there — run "npm run build".`);
   }
   const peers = join(root, "bench/peers");
   const python = findPython(host, peers);
+  const real = model ? new RealModel(host, model, join(folder, "smollm2")) : undefined;
   return {
     // Memory is read after a collection.
     ours: (work, threads, weights) => [
@@ -50,6 +57,12 @@ export function placeOf(host: Host, folder: string): Place {
       if (runtime === undefined || !existsSync(script)) return undefined;
       return [runtime, script, peer.work, String(threads), weights];
     },
-    weights: (name) => writeWeights(host, folder, name as WeightsName),
+    weights: (name) => {
+      if (name === "smollm2" && real) return real.weights();
+      if (name === "smollm2-onnx" && real) return real.withOnnx();
+      if (name === "smollm2-gguf" && real) return real.withGguf();
+      return writeWeights(host, folder, name as Exclude<WeightsName, RealName>);
+    },
+    lacks: (name) => (name.startsWith("smollm2") && !real ? realModelRemedy : undefined),
   };
 }

@@ -22,13 +22,25 @@ export interface Contest {
   readonly weights: WeightsName;
   readonly threads: "all" | 1;
   readonly peer?: Peer;
-  readonly rows: readonly { readonly unit: Measure; readonly limit: number | null }[];
+  readonly rows: readonly Row[];
   readonly tokensPerStep?: number;
+  /** Decoded tokens that both sides must have in common at first; default 8, 0 where forms differ. */
+  readonly sureTokens?: number;
   /** For sides that take seconds a step. */
   readonly maxRounds?: number;
 }
 
-export type WeightsName = "gpt-tiny" | "lstm" | "cnn" | "gpt2-small" | "none";
+export interface Row {
+  readonly unit: Measure;
+  readonly limit: number | null;
+  /** The limit is on our own number, not on the ratio. */
+  readonly isOwn?: boolean;
+}
+
+/** Made from a path that the user gives (real.ts), with what each peer reads of it. */
+export type RealName = "smollm2" | "smollm2-onnx" | "smollm2-gguf";
+
+export type WeightsName = "gpt-tiny" | "lstm" | "cnn" | "gpt2-small" | "none" | RealName;
 
 const npm = (script: string, work: string, name: string): Peer => ({
   kind: "npm",
@@ -46,6 +58,16 @@ const torch = (work: string, name = "PyTorch"): Peer => ({
   script: "py/worker.py",
   work,
   remedy: "set PLASTICITY_BENCH_PYTHON to a Python with bench/peers/py/requirements.txt installed.",
+});
+
+const transformersJs = (work: string, form: string): Peer => ({
+  ...npm("transformers.mjs", work, `transformers.js, ${form}`),
+  library: "@huggingface/transformers",
+});
+
+const llamaCpp = (work: string, form: string): Peer => ({
+  ...npm("llama.mjs", work, `node-llama-cpp, ${form}`),
+  library: "node-llama-cpp",
 });
 
 const tiny = "tiny GPT";
@@ -73,6 +95,105 @@ const decode = {
   ours: "gpt2small-decode",
   tokensPerStep: 128,
 } as const;
+
+const real = "SmolLM2-135M";
+const realLora = { group: "smollm2", weights: "smollm2", threads: "all" } as const;
+const realDecode = {
+  group: "smollm2",
+  threads: "all",
+  about: "128 new tokens after a prompt of 128, greedy, one sequence",
+  tokensPerStep: 128,
+} as const;
+const rate = (limit: number | null): Contest["rows"] => [{ unit: "tokens/s", limit }];
+
+/** On the weights of a real model. */
+const realContests: readonly Contest[] = [
+  {
+    ...realLora,
+    work: `${real}, LoRA r 8 on q and v`,
+    about: "float32, T 128, batch 2, vocabulary 49152",
+    ours: "smollm2-lora",
+    peer: torch("smollm2-lora", "PyTorch with PEFT"),
+    rows: [
+      { unit: "ms", limit: 1 },
+      { unit: "MB", limit: 0.7 },
+    ],
+    maxRounds: 5,
+  },
+  {
+    ...realLora,
+    work: `${real}, LoRA r 8 beside 4 bits`,
+    about:
+      "T 256, batch 4, all linear layers of the blocks in 4 bits, checkpointed blocks, LoRA on q and v",
+    ours: "smollm2-lora-4bit",
+    rows: [
+      { unit: "ms", limit: null },
+      // 1.2 GB
+      { unit: "MB", limit: 1144, isOwn: true },
+    ],
+    maxRounds: 3,
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, float32`,
+    ours: "smollm2-decode",
+    weights: "smollm2",
+    peer: torch("smollm2-decode", "transformers on PyTorch, float32"),
+    rows: rate(1),
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, float32`,
+    ours: "smollm2-decode",
+    weights: "smollm2-onnx",
+    peer: transformersJs("decode-fp32", "our ONNX export in fp32"),
+    rows: rate(1),
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, 8 bits`,
+    ours: "smollm2-decode-8bit",
+    weights: "smollm2-onnx",
+    peer: transformersJs("decode-q8", "our ONNX export in q8"),
+    rows: rate(1),
+    sureTokens: 0,
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, 4 bits`,
+    ours: "smollm2-decode-4bit",
+    weights: "smollm2-onnx",
+    peer: transformersJs("decode-q4", "our ONNX export in q4"),
+    rows: rate(1),
+    sureTokens: 0,
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, float32`,
+    ours: "smollm2-decode",
+    weights: "smollm2-gguf",
+    peer: llamaCpp("decode-f32", "GGUF F32"),
+    rows: rate(null),
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, 8 bits`,
+    ours: "smollm2-decode-8bit",
+    weights: "smollm2-gguf",
+    peer: llamaCpp("decode-q8", "GGUF Q8_0"),
+    rows: rate(null),
+    sureTokens: 0,
+  },
+  {
+    ...realDecode,
+    work: `${real}, decode, 4 bits`,
+    ours: "smollm2-decode-4bit",
+    weights: "smollm2-gguf",
+    peer: llamaCpp("decode-given", "the GGUF that was given"),
+    rows: rate(null),
+    sureTokens: 0,
+  },
+];
 
 export const contests: readonly Contest[] = [
   {
@@ -170,6 +291,7 @@ export const contests: readonly Contest[] = [
     peer: torch("gpt2small-decode-plain", "PyTorch by hand, cache laid out"),
     rows: [{ unit: "tokens/s", limit: null }],
   },
+  ...realContests,
 ];
 
 /** Groups that are not contests of two processes. */

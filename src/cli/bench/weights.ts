@@ -1,7 +1,9 @@
 /** Seeded weights and data, in one file for all sides of a comparison. */
 import { type Host, Rng, Tensor, writeSafetensors } from "../../index.ts";
-import type { WeightsName } from "./plan.ts";
+import type { RealName, WeightsName } from "./plan.ts";
 
+/** Made here. */
+type SeededName = Exclude<WeightsName, RealName>;
 type Named = [name: string, tensor: Tensor];
 type Shapes = Readonly<Record<string, readonly number[]>>;
 
@@ -94,7 +96,7 @@ const cnnShapes: Shapes = {
 
 const cnnFanIn: Readonly<Record<string, number>> = { conv1: 27, conv2: 288, conv3: 576, fc: 128 };
 
-const makers: Readonly<Record<WeightsName, () => Iterable<Named>>> = {
+const makers: Readonly<Record<SeededName, () => Iterable<Named>>> = {
   "gpt-tiny": () => gpt({ layers: 4, width: 128, positions: 128, vocab: 2048, ids: [8, 129] }),
   "gpt2-small": () => gpt({ layers: 12, width: 768, positions: 1024, vocab: 50257, ids: [2, 129] }),
   lstm: function* () {
@@ -110,7 +112,7 @@ const makers: Readonly<Record<WeightsName, () => Iterable<Named>>> = {
 };
 
 /** Writes the file of a model, once. */
-export async function writeWeights(host: Host, folder: string, name: WeightsName): Promise<string> {
+export async function writeWeights(host: Host, folder: string, name: SeededName): Promise<string> {
   const path = host.files.join(folder, `${name}.safetensors`);
   if (name !== "none" && !(await host.files.info(path))) {
     await writeSafetensors(host.files, path, makers[name]());

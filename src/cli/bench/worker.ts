@@ -8,6 +8,7 @@ import { serve, type Work } from "./serve.ts";
 import { decode } from "./works/decode.ts";
 import { gptAdamW, gptForwardBackward, loraJoined, loraQueryValue } from "./works/gpt.ts";
 import { products } from "./works/products.ts";
+import { realDecode, realDecode4, realDecode8, realLora, realLora4 } from "./works/real.ts";
 import { shapes } from "./works/shapes.ts";
 import { cnnSgd, lstmAdamW } from "./works/small.ts";
 
@@ -20,6 +21,11 @@ const works: Readonly<Record<string, (threads: number, weights: string) => Promi
   "gpt2small-lora-qv": loraQueryValue,
   "gpt2small-decode": decode,
   "gpt2small-products": products,
+  "smollm2-lora": realLora,
+  "smollm2-lora-4bit": realLora4,
+  "smollm2-decode": realDecode,
+  "smollm2-decode-8bit": realDecode8,
+  "smollm2-decode-4bit": realDecode4,
   shapes,
 };
 

@@ -122,7 +122,11 @@ export async function onnxReport(
 
 function showValue({ type, value }: GgufValue): string {
   if (typeof value !== "object") return `${value}`.replaceAll("\n", "\\n").slice(0, 70);
-  const first = value.slice(0, 3).join(", ").slice(0, 40);
+  const first = value
+    .slice(0, 3)
+    .map((item) => (typeof item === "object" ? `[${item.type}]` : item))
+    .join(", ")
+    .slice(0, 40);
   return `${value.length} × ${type}${value.length > 0 ? `: ${first}${value.length > 3 ? ", …" : ""}` : ""}`;
 }
 

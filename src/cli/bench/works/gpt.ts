@@ -51,11 +51,12 @@ export async function loadGpt(path: string, nHeads?: number): Promise<Loaded> {
 /** One batch, again and again. */
 export function trainer(
   trainee: Trainee,
-  { batch, total }: Loaded,
+  { batch, total }: Pick<Loaded, "batch" | "total">,
   backend: Backend,
   rate: number,
+  options: ConstructorParameters<typeof TrainProgram>[2] = {},
 ) {
-  const program = new TrainProgram(trainee, backend);
+  const program = new TrainProgram(trainee, backend, options);
   const updater = updaterOf(trainee.trained, optim.adamW(), backend);
   const { params, gradients } = updater;
   const rng = new Rng(0);
