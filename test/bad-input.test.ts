@@ -179,7 +179,7 @@ const records: readonly (readonly [name: string, record: Json, sentence: string]
   [
     "r-nul",
     { version: 1, kind: "finetune", options: { model: "a\0b", data: "data.jsonl" } },
-    '"a\\u0000b/config.json": a path holds no NUL character — check the path.',
+    '"a\\u0000b": a path holds no NUL character — check the path.',
   ],
 ];
 

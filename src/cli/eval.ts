@@ -41,7 +41,7 @@ import {
 } from "./models.ts";
 import { showCount, showTime } from "./output.ts";
 import { unescaped } from "./sampling.ts";
-import { taskOptions, taskOf } from "./task-options.ts";
+import { taskOf, taskOptions } from "./task-options.ts";
 
 /** A data file: questions with choices, or examples of other layouts. */
 interface Data {

@@ -110,6 +110,11 @@ function bitsOf(options: OptionValues): 4 | 8 | undefined {
   if (four && eight) {
     throw new OptionError("finetune: --load-in-4bit and --load-in-8bit exclude each other.");
   }
+  if ((four || eight) && options["full"] === true) {
+    throw new OptionError(
+      "quantize: weights of 4 or 8 bits take no gradient — train an adapter beside them.",
+    );
+  }
   return four ? 4 : eight ? 8 : undefined;
 }
 

@@ -110,7 +110,9 @@ export function resumedOptions(
     );
   }
   const others = Object.entries(options).filter(([name]) => !recordedOptions.includes(name));
-  return { ...Object.fromEntries(others), ...recorded };
+  // A record of an older package lacks options that came later: they are as if not given.
+  const defaults = recordedOptions.map((name) => [name, finetuneOptions[name]!.default] as const);
+  return { ...Object.fromEntries([...defaults, ...others]), ...recorded };
 }
 
 /** @throws StateError when the model or the data is not what the run began with. */

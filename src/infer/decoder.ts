@@ -38,6 +38,11 @@ export interface DecoderOptions {
    * slower to load. Default true; not where the backend keeps weights on a device.
    */
   readonly prepack?: boolean;
+  /**
+   * Compute a single prompt in two equal rows, so that it gets the very bits that it gets in a batch: a
+   * product with one row may differ in the last ones. Default true; false is faster, most with packed weights.
+   */
+  readonly batchExact?: boolean;
 }
 
 export interface GenerateOptions extends SampleOptions {
@@ -94,6 +99,7 @@ export class Decoder {
   readonly #readAt: WeakMap<TokenState, readonly number[]> = new WeakMap();
   readonly #backend: Backend;
   readonly #prepack: boolean;
+  readonly #leastRows: number;
   readonly #prefills: Map<number, Promise<Executable>> = new Map();
   readonly #extends: Map<number, Promise<Executable>> = new Map();
   #step: Promise<Executable> | undefined;
@@ -118,6 +124,7 @@ export class Decoder {
     this.#bank = options.bank;
     this.#form = options.form;
     this.#prepack = backend.device === undefined && (options.prepack ?? true);
+    this.#leastRows = (options.batchExact ?? true) ? 2 : 1;
   }
 
   /**
@@ -165,7 +172,7 @@ export class Decoder {
     });
     if (prompts.length === 0) return [];
     // A product with a single row may differ in the last bits from the same row among others.
-    const rows = Math.max(2, prompts.length);
+    const rows = Math.max(this.#leastRows, prompts.length);
     const padded = Array.from(
       { length: rows },
       (_, i) => prompts[Math.min(i, prompts.length - 1)]!,
@@ -210,7 +217,7 @@ export class Decoder {
           }
         }
         if (reasons.every(Boolean) || signal?.aborted) break;
-        if (prompts.length === 1) next[1] = next[0]!;
+        if (prompts.length < rows) next[1] = next[0]!;
         const lengths = prompts.map((prompt, row) => prompt.length + made[row]!.length);
         if (lengths.some((length, row) => !reasons[row] && this.#isVoid(cache, row, length))) {
           const joined = padded.map((prompt, i) => [...prompt, ...(made[i] ?? made[0]!)]);

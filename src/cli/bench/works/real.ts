@@ -79,14 +79,15 @@ async function decode(threads: number, folder: string, bits?: 4 | 8): Promise<Wo
     model,
     base?.params ?? params,
     backend,
-    base ? { form: base.context } : {},
+    // Peers compute one row as one row, and promise nothing about its bits in a batch.
+    { batchExact: false, ...(base && { form: base.context }) },
   );
   const prompt = Int32Array.from(taskOf(folder).prompt);
   const { note, version } = versionOf(backend);
   const form = bits ? `${bits} bits in the blocks, float32 head and cache` : "float32 throughout";
   return {
     version,
-    note: `${note}, ${form}`,
+    note: `${note}, ${form}, one row`,
     step: async () => {
       const [tokens] = await decoder.generate([prompt], {
         maxNewTokens: newTokens,
