@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -6,7 +6,9 @@ import { afterAll, describe, expect, it } from "vitest";
 import { Arm } from "../src/cli/bench/arm.ts";
 import type { ContestOptions, Place } from "../src/cli/bench/contest.ts";
 import type { Machine } from "../src/cli/bench/machine.ts";
+import { placeOf as benchPlace } from "../src/cli/bench/place.ts";
 import { type Contest, contests, contestsOf, type Peer } from "../src/cli/bench/plan.ts";
+import { RealModel, type RealTask, realFiles, realModelRemedy } from "../src/cli/bench/real.ts";
 import { report } from "../src/cli/bench/report.ts";
 import { judge, median, showRow } from "../src/cli/bench/results.ts";
 import { runAll } from "../src/cli/bench/run.ts";
@@ -14,6 +16,7 @@ import { writeWeights } from "../src/cli/bench/weights.ts";
 import { productOf } from "../src/cli/bench/works/products.ts";
 import { shapeAt } from "../src/cli/bench/works/shapes.ts";
 import { nodeHost } from "../src/host/node.ts";
+import { loadModel } from "../src/models/folder.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "plasticity-bench-test-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -305,6 +308,41 @@ describe("a contest", () => {
     await expect(runOne(placeOf(ours, early), changes)).rejects.toThrow("do not compute the same");
   });
 
+  it("compares forms of other precision by time alone, and says how many tokens are the same", async () => {
+    const rows = [{ unit: "tokens/s", limit: 1 }] as const;
+    const changes = { rows, tokensPerStep: 4, sureTokens: 0 };
+    const place = placeOf({ tokens: [1, 2, 3, 4] }, { tokens: [1, 9, 9, 9] });
+    const { results } = await runOne(place, changes);
+    expect(results[0]!.note).toContain("the first 1 of 4 tokens are the same");
+  });
+
+  it("judges a number of our own, with and without peers", async () => {
+    const rows = [{ unit: "MB", limit: 90, isOwn: true }] as const;
+    const { peer: _, ...alone } = contest;
+    for (const [peakRssMb, holds] of [
+      [90, true],
+      [91, false],
+    ] as const) {
+      const contests = [{ ...alone, rows }];
+      const place = placeOf({ peakRssMb }, undefined);
+      const outcome = await runAll(place, programs, { ...options, contests });
+      expect(outcome.results).toMatchObject([{ ours: peakRssMb, peer: null, limit: 90, holds }]);
+      expect(outcome.isFailure).toBe(!holds);
+    }
+  });
+
+  it("skips what the user gave no model for, with the reason, and starts nothing", async () => {
+    const place = { ...placeOf({}, {}), lacks: () => "no model was given" };
+    const outcome = await runOne(place, { weights: "smollm2", about: "sizes" });
+    expect(outcome.results.map(({ ours, theirs, holds }) => [ours, theirs, holds])).toEqual([
+      [null, null, null],
+      [null, null, null],
+    ]);
+    expect(outcome.results[0]!.note).toBe("sizes; no model was given");
+    expect(reported(outcome).code).toBeUndefined();
+    expect(existsSync(place.log)).toBe(false);
+  });
+
   it("names a side that ends early", async () => {
     const dies = [process.execPath, "-e", 'console.error("out of luck"); process.exit(3)'];
     await expect(runOne(placeOf({}, dies))).rejects.toThrow(
@@ -322,6 +360,47 @@ describe("a contest", () => {
     });
     expect(outcome.results).toMatchObject([{ peer: null, limit: null, holds: null, ours: 400 }]);
     expect(outcome.isFailure).toBe(false);
+  });
+});
+
+describe("a model that the user gives", () => {
+  const { files } = nodeHost();
+  const builtin = fileURLToPath(new URL("../models/builtin", import.meta.url));
+
+  it("becomes a folder, GGUF files and a task of equal tokens for every side", async () => {
+    const real = new RealModel(nodeHost(), builtin, join(folder, "real"));
+    const path = await real.withGguf();
+    expect(await real.weights()).toBe(path);
+    const task = JSON.parse(readFileSync(join(path, realFiles.task), "utf8")) as RealTask;
+    expect(task.prompt.length).toBe(128);
+    expect(task.rows.map((row) => row.length)).toEqual([257, 257, 257, 257]);
+    const bytes = async (where: string): Promise<readonly (readonly [string, Buffer])[]> =>
+      Object.entries((await loadModel(files, where)).params).map(([name, { data }]) => [
+        name,
+        Buffer.from(data.buffer, data.byteOffset, data.byteLength),
+      ]);
+    const given = new Map(await bytes(builtin));
+    for (const where of [path, join(path, realFiles.f32)]) {
+      const found = await bytes(where);
+      expect(found.map(([name]) => name).toSorted()).toEqual([...given.keys()].toSorted());
+      expect(found.filter(([name, own]) => !own.equals(given.get(name)!))).toEqual([]);
+    }
+    expect(task.gguf).toBe(join(path, realFiles.q4));
+    expect(existsSync(task.gguf)).toBe(true);
+  });
+
+  it("is refused by its path when nothing is there", async () => {
+    const real = new RealModel(nodeHost(), "/nowhere/model.gguf", join(folder, "none"));
+    await expect(real.weights()).rejects.toThrow(
+      "bench: /nowhere/model.gguf is not there — name SmolLM2-135M-Instruct as a .gguf file or a folder by --model or PLASTICITY_BENCH_SMOLLM2.",
+    );
+  });
+
+  it("is not needed where others are measured", () => {
+    const place = benchPlace(nodeHost(), folder, undefined);
+    const lack = nodeHost().env("PLASTICITY_BENCH_SMOLLM2") ? undefined : realModelRemedy;
+    expect(place.lacks!("smollm2-onnx")).toBe(lack);
+    expect(place.lacks!("gpt-tiny")).toBeUndefined();
   });
 });
 

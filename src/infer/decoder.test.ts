@@ -56,6 +56,23 @@ describe("Decoder", () => {
     await decoder.release();
   });
 
+  it("continues a single prompt the same when it is computed in one row", async () => {
+    const decoder = new Decoder(llama.model, llama.params, backend, { batchExact: false });
+    const exact = new Decoder(llama.model, llama.params, backend);
+    const prompt = Int32Array.from(greedy.prompt.data);
+    const options = { maxNewTokens: 8, logprobs: 0 };
+    const [alone] = await decoder.complete([prompt], options);
+    const [padded] = await exact.complete([prompt], options);
+    expect([...alone!.tokens]).toEqual(greedy.tokens.data);
+    alone!.logprobs!.forEach(({ logprob }, i) => {
+      expect(Math.abs(logprob - padded!.logprobs![i]!.logprob)).toBeLessThan(1e-5);
+    });
+    const both = await decoder.generate([prompt, prompt.subarray(1)], { maxNewTokens: 8 });
+    expect([...both[0]!]).toEqual(greedy.tokens.data);
+    await decoder.release();
+    await exact.release();
+  });
+
   it("gives each row of an uneven batch what it gives that row alone, also past a full cache", async () => {
     const model = new Gpt2({ vocabSize: 31, dModel: 16, nLayers: 2, nHeads: 4, maxPositions: 96 });
     const { params } = model.init(new Rng(5));

@@ -13,7 +13,7 @@ export const root: string = fileURLToPath(new URL("../../..", import.meta.url));
 
 export const built: Readonly<Record<"main" | "library" | "worker", string>> = {
   main: join(root, "dist/cli/main.js"),
-  library: join(root, "dist/index.js"),
+  library: join(root, "dist/bundle/index.js"),
   worker: join(root, "dist/cli/bench/worker.js"),
 };
 

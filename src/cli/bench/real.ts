@@ -21,8 +21,10 @@ import {
 /** Where the path may stand when it is no option. */
 export const realModelVariable = "PLASTICITY_BENCH_SMOLLM2";
 
+const remedy = `name SmolLM2-135M-Instruct as a .gguf file or a folder by --model or ${realModelVariable}`;
+
 /** Why nothing of the group runs without a path. */
-export const realModelRemedy: string = `no model was given — name SmolLM2-135M-Instruct as a .gguf file or a folder by --model or ${realModelVariable}`;
+export const realModelRemedy: string = `no model was given — ${remedy}`;
 
 /** What is read and made: the file `bench.json` beside the weights. */
 export interface RealTask {
@@ -104,7 +106,7 @@ export class RealModel {
   async #write(): Promise<string> {
     const { files } = this.#host;
     if (!(await files.info(this.#given))) {
-      throw new MissingError(`bench: ${this.#given} is not there — ${realModelRemedy}.`);
+      throw new MissingError(`bench: ${this.#given} is not there — ${remedy}.`);
     }
     const path = this.#folder;
     const loaded = await loadModel(files, this.#given);
