@@ -43,7 +43,7 @@ async function memoryWith(job: Job, changed: Partial<FinetuneOptions>): Promise<
   const { trainee, data, backend, settings } = job;
   const { rss } = process.memoryUsage();
   const options = { ...settings, ...changed };
-  const memory = await estimateMemory(trainee, data.train, backend, options, rss);
+  const memory = await estimateMemory(trainee, data.train, backend, options, rss, data.heldOut);
   return withAnswers(job, memory);
 }
 
@@ -112,6 +112,7 @@ export async function showEstimate(
   const estimate = await estimateRun(trainee, data.train, backend, settings, {
     clock: host.clock,
     residentBytes: rss,
+    heldOut: data.heldOut,
   });
   const bytes = withAnswers(job, estimate.memory);
   const trained = Object.values(trainee.trained).reduce((sum, { size }) => sum + size, 0);

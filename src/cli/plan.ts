@@ -56,6 +56,7 @@ async function run(context: CommandContext): Promise<void> {
     const estimate = await estimateRun(job.trainee, job.data.train, job.backend, job.settings, {
       clock: host.clock,
       residentBytes: process.memoryUsage().rss,
+      heldOut: job.data.heldOut,
     });
     const { batchSize = 16, accumulate = 1 } = job.settings;
     const count = job.data.train.count;

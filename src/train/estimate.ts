@@ -1,12 +1,14 @@
 /** What a fine-tuning will take, before its first step: memory from its graphs, time from a rehearsal. */
 
 import type { Backend } from "../backend/backend.ts";
+import { memorySet } from "../data/set.ts";
 import type { Clock } from "../host/host.ts";
 import type { Module } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
 import { decayGroups } from "../optim/groups.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { causalLm } from "./causal-lm.ts";
 import { type Examples, type FinetuneOptions, Finetuner } from "./finetune.ts";
 import { type Trainee, TrainProgram } from "./program.ts";
 import type { StepPart } from "./stepper.ts";
@@ -43,6 +45,8 @@ export interface MemoryEstimate {
   readonly stepBytes: number;
   /** All shapes' sessions that are kept. */
   readonly sessionBytes: number;
+  /** The largest batch of held-out examples, when they are judged. */
+  readonly judgeBytes: number;
   readonly totalBytes: number;
 }
 
@@ -106,6 +110,7 @@ function memoryOf(
   backend: Backend,
   options: FinetuneOptions,
   residentBytes: number,
+  judgeBytes: number,
 ): MemoryEstimate {
   const program = new TrainProgram(trainee, backend, {
     checkpoint: options.checkpoint ?? false,
@@ -130,8 +135,27 @@ function memoryOf(
     trainedBytes: trained,
     stepBytes,
     sessionBytes: held,
-    totalBytes: residentBytes + trained + held,
+    judgeBytes,
+    // What judging took before the training is kept by the allocator in part, so both are counted.
+    totalBytes: residentBytes + trained + held + judgeBytes,
   };
+}
+
+/** A batch of the longest held-out examples, as many as are judged together. */
+async function judgeBytesOf(
+  trainee: Trainee<Module>,
+  heldOut: Examples | undefined,
+  backend: Backend,
+): Promise<number> {
+  if (heldOut === undefined) return 0;
+  const set = "lengths" in heldOut ? heldOut : memorySet(heldOut);
+  const { objective = causalLm, maxLength } = trainee;
+  const order = [...set.lengths.keys()].sort((a, b) => set.lengths[b]! - set.lengths[a]!);
+  if (order.length === 0) return 0;
+  const rows = 32;
+  const shape = { rows, ...(maxLength !== undefined && { maxLength }) };
+  const batch = objective.batch((await set.get(order.slice(0, rows))) as never[], shape);
+  return new TrainProgram(trainee, backend).peakBytes(batch, "eval") * sessionFactor;
 }
 
 /**
@@ -144,10 +168,12 @@ export async function estimateMemory(
   backend: Backend,
   options: FinetuneOptions,
   residentBytes: number,
+  heldOut?: Examples,
 ): Promise<MemoryEstimate> {
+  const judgeBytes = await judgeBytesOf(trainee, heldOut, backend);
   const tuner = await Finetuner.create(trainee, examples, backend, options);
   try {
-    return memoryOf(await planOf(tuner), trainee, backend, options, residentBytes);
+    return memoryOf(await planOf(tuner), trainee, backend, options, residentBytes, judgeBytes);
   } finally {
     await tuner.release();
   }
@@ -162,12 +188,22 @@ export async function estimateRun(
   examples: Examples,
   backend: Backend,
   options: FinetuneOptions,
-  { clock, residentBytes }: { readonly clock: Clock; readonly residentBytes: number },
+  {
+    clock,
+    residentBytes,
+    heldOut,
+  }: {
+    readonly clock: Clock;
+    readonly residentBytes: number;
+    /** Examples that are judged before and after. */
+    readonly heldOut?: Examples;
+  },
 ): Promise<RunEstimate> {
+  const judgeBytes = await judgeBytesOf(trainee, heldOut, backend);
   const tuner = await Finetuner.create(trainee, examples, backend, options);
   try {
     const plan = await planOf(tuner);
-    const memory = memoryOf(plan, trainee, backend, options, residentBytes);
+    const memory = memoryOf(plan, trainee, backend, options, residentBytes, judgeBytes);
     const seconds = async (parts: readonly StepPart[]): Promise<number> => {
       const start = clock.monotonic();
       await tuner.rehearse(parts);

@@ -171,9 +171,9 @@ export class TrainProgram {
     });
   }
 
-  /** Bytes that a training step of a batch of this shape needs beside weights, before it is loaded. */
-  peakBytes(batch: Batch): number {
-    return peakBytes(this.#trace("train", batch).program);
+  /** Bytes that a batch of this shape needs beside weights, before its program is loaded. */
+  peakBytes(batch: Batch, mode: "train" | "eval" = "train"): number {
+    return peakBytes(this.#trace(mode, batch).program);
   }
 
   /** Runs with the program of a batch's shape, which is made once and kept while there is room. */
