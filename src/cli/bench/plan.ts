@@ -156,7 +156,7 @@ const realContests: readonly Contest[] = [
     weights: "smollm2-onnx",
     peer: transformersJs("decode-q8", "our ONNX export in q8"),
     rows: rate(1),
-    sureTokens: 0,
+    maxRounds: 3,
   },
   {
     ...realDecode,
@@ -165,7 +165,6 @@ const realContests: readonly Contest[] = [
     weights: "smollm2-onnx",
     peer: transformersJs("decode-q4", "our ONNX export in q4"),
     rows: rate(1),
-    sureTokens: 0,
   },
   {
     ...realDecode,
@@ -183,6 +182,7 @@ const realContests: readonly Contest[] = [
     peer: llamaCpp("decode-q8", "GGUF Q8_0"),
     rows: rate(null),
     sureTokens: 0,
+    maxRounds: 3,
   },
   {
     ...realDecode,
