@@ -8,6 +8,8 @@ import type { Tensor } from "../tensor/tensor.ts";
 export interface Adapter {
   /** The kind as PEFT names it, `LORA`. */
   readonly kind: string;
+  /** As people write it, `LoRA`. */
+  readonly title: string;
   /** Paths of the layers it sits on. */
   readonly targets: readonly string[];
   /** Whether its effect can be written into the base weights. */

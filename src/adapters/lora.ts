@@ -161,6 +161,7 @@ export function lora(model: PretrainedModel, options: LoraOptions = {}): LoraAda
   }));
   return {
     kind: "LORA",
+    title: "LoRA",
     rank,
     alpha,
     scale: scaleOf(rank, alpha),

@@ -5,6 +5,7 @@ import { type CommandContext, type OptionValues, suggestion } from "./command.ts
 import { finetuneOptions } from "./finetune-options.ts";
 import { type Host, isRun, lineChart, OptionError, readRun, scatterChart } from "./library.ts";
 import { showCount, showPercent } from "./output.ts";
+import { defaultOut } from "./run-record.ts";
 
 /** A method with settings of its own: the options that it adds to a command line. */
 interface Arm {
@@ -116,8 +117,7 @@ export async function compare(context: CommandContext): Promise<void> {
   if (given.has("resume")) {
     throw new OptionError("finetune: --compare goes on by itself when --out names its folder.");
   }
-  const stamp = new Date(host.clock.now()).toISOString().slice(0, 19).replace(/[:T]/g, "-");
-  const out = (options["out"] as string | undefined) ?? host.files.join("runs", `compare-${stamp}`);
+  const out = (options["out"] as string | undefined) ?? defaultOut(host, "compare-");
   const shared = sharedArgs(options, given);
   const results: ArmResult[] = [];
   for (const [i, arm] of arms.entries()) {

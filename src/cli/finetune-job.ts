@@ -221,7 +221,7 @@ export function introduce(output: Output, job: Job): void {
   const { train, heldOut, report, kinds } = data;
   const trained = Object.values(trainee.trained).reduce((sum, { size }) => sum + size, 0);
   const how = adapter
-    ? `${adapter.kind === "LORA" ? "LoRA" : adapter.kind} on ${adapter.targets.length} layers`
+    ? `${adapter.title} on ${adapter.targets.length} layers`
     : Object.keys(trainee.frozen).length > 0
       ? "the rest is frozen"
       : "all";

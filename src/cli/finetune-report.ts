@@ -45,7 +45,7 @@ export function card({ job, result, before, after }: CardFacts): string {
     ? `library_name: peft\ntags: [${adapter.kind.toLowerCase()}, plasticity]`
     : "tags: [plasticity]";
   const what = adapter
-    ? `${adapter.kind === "LORA" ? "LoRA" : adapter.kind} adapter for ${opened.name}`
+    ? `${adapter.title} adapter for ${opened.name}`
     : `${opened.name}, fine-tuned`;
   const config = adapter?.config() ?? {};
   const words = wordsOf(job);

@@ -20,6 +20,7 @@ import {
 import { type Output, showCount, showTime, sparkline } from "./output.ts";
 import {
   checkOrigin,
+  defaultOut,
   environmentOf,
   fingerprint,
   resumedOptions,
@@ -29,12 +30,6 @@ import { taskOf } from "./task-options.ts";
 
 /** In a run's folder, for data that memory does not hold. */
 const spillName = "data";
-
-/** `runs/<date>-<time>`, by the clock. */
-function defaultOut(host: Host): string {
-  const stamp = new Date(host.clock.now()).toISOString().slice(0, 19).replace(/[:T]/g, "-");
-  return host.files.join("runs", stamp);
-}
 
 /** A new run, or one that goes on; and the options that hold. */
 async function begin({

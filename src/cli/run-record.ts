@@ -4,6 +4,7 @@ import { arch, cpus, platform, totalmem } from "node:os";
 import type { OptionValues } from "./command.ts";
 import { finetuneOptions, recordedOptions } from "./finetune-options.ts";
 import {
+  type Host,
   OptionError,
   type OrtBackend,
   type Run,
@@ -14,6 +15,12 @@ import {
 export function packageVersion(): string {
   const path = new URL("../../package.json", import.meta.url);
   return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
+}
+
+/** `runs/<date>-<time>`, by the clock. */
+export function defaultOut({ clock, files }: Host, prefix = ""): string {
+  const stamp = new Date(clock.now()).toISOString().slice(0, 19).replace(/[:T]/g, "-");
+  return files.join("runs", prefix + stamp);
 }
 
 /** Numbers that change with any exchange of the weights: 64 of each tensor, and their shapes. */
