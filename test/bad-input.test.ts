@@ -125,6 +125,10 @@ const options: readonly (readonly [args: string, sentence: string])[] = [
     "finetune: --load-in-4bit and --load-in-8bit exclude each other.",
   ],
   [
+    "--task masked-lm --objective dpo",
+    "finetune: --task brings an objective of its own — leave --objective out, or --task.",
+  ],
+  [
     "--full --adapter lora",
     "finetune: --adapter trains an adapter and --full all parameters — leave one of them out.",
   ],

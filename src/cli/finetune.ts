@@ -42,6 +42,11 @@ async function begin({
       "finetune: --adapter trains an adapter and --full all parameters — leave one of them out.",
     );
   }
+  if (given.has("task") && given.has("objective")) {
+    throw new OptionError(
+      "finetune: --task brings an objective of its own — leave --objective out, or --task.",
+    );
+  }
   const resumed = options["resume"] as string | undefined;
   if (resumed !== undefined && given.has("out") && options["out"] !== resumed) {
     throw new OptionError("finetune: --resume names the run's folder; leave --out away.");
