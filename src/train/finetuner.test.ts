@@ -79,6 +79,9 @@ describe("a training that is saved and loaded", () => {
       expect(rest).toEqual(losses.slice(at));
       expect(frozenState(await later.state())).toEqual(states.at(-1));
     }
+    // Back to an earlier state in the middle of another epoch.
+    await whole.load(states[1]!);
+    expect((await whole.next())!.loss).toBe(losses[1]);
   });
 
   it("refuses a state of more steps than the settings have", async () => {
