@@ -23,8 +23,8 @@ import type { Linear } from "../nn/linear.ts";
 import type { ContextOptions, Module, SiteFn, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import type { Adapter } from "./adapter.ts";
-import { type LoraAdapter, type LoraLayer, loraTargets } from "./lora.ts";
+import { type Adapter, targetsOf } from "./adapter.ts";
+import type { LoraAdapter, LoraLayer } from "./lora.ts";
 
 export interface LoraBankOptions {
   /** Adapters held at once, 1 to 1024; slots count from 1. */
@@ -86,7 +86,7 @@ export function loraBank(model: LanguageModel, options: LoraBankOptions): LoraBa
     if (Number.isInteger(value) && value >= 1 && value <= 1024) continue;
     throw new OptionError(`bank: ${what} must be a whole number from 1 to 1024, got ${value}.`);
   }
-  const targets = loraTargets(model, options.targetModules);
+  const targets = targetsOf(model, options.targetModules);
   const places = targets.map((path): Place => {
     const layer = model.targets.get(path)!;
     return { path, layer, a: `${path}.bank_A`, b: `${path}.bank_B` };

@@ -17,8 +17,8 @@ import { type GgufValue, writeGguf } from "../io/gguf.ts";
 import { ggufFamilies, placeThere, reorderRows } from "../models/gguf-names.ts";
 import type { LanguageModel } from "../models/model.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import type { LoadedAdapter } from "./adapter.ts";
 import type { LoraAdapter } from "./lora.ts";
-import type { LoadedAdapter } from "./peft.ts";
 
 function scaled(matrix: Tensor, factor: number): Tensor {
   if (factor === 1) return matrix;

@@ -18,8 +18,9 @@ import type { ContextOptions, Module, SiteFn, TensorRecord, ValueRecord } from "
 import type { Rng } from "../tensor/rng.ts";
 import { toStatic } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type Adapter, matchTargets } from "./adapter.ts";
+import { type Adapter, type AdapterKind, targetsOf } from "./adapter.ts";
 import { compilePattern } from "./pattern.ts";
+import { checkHarmless, numberIn, patternsIn, targetsIn } from "./peft-config.ts";
 
 export interface LoraOptions {
   /** Rank of the update; the paper uses 1 to 64. Default 8. */
@@ -101,22 +102,6 @@ function byPattern(
   return (path) => entries.find(({ matches }) => matches(path))?.value;
 }
 
-/**
- * Paths of the layers that an adapter sits on.
- * @throws OptionError for targets that match no layer.
- */
-export function loraTargets(
-  model: PretrainedModel,
-  wanted: readonly string[] | "all-linear" = model.defaultTargets,
-): string[] {
-  const targets = wanted === "all-linear" ? [...model.targets.keys()] : matchTargets(model, wanted);
-  if (targets.length > 0) return targets;
-  const known = [...new Set([...model.targets.keys()].map((path) => path.split(".").at(-1)))];
-  throw new OptionError(
-    `targetModules [${(wanted as readonly string[]).join(", ")}] match no layer of this ${model.family} — it has ${known.join(", ")}.`,
-  );
-}
-
 function checkRank(what: string, rank: number): void {
   if (Number.isInteger(rank) && rank >= 1 && rank <= 65536) return;
   throw new OptionError(`${what} must be a whole number from 1 to 65536, got ${rank}.`);
@@ -139,7 +124,7 @@ export function lora(model: PretrainedModel, options: LoraOptions = {}): LoraAda
   const alpha = options.alpha ?? 2 * rank;
   checkAlpha("alpha", alpha);
   const wanted = options.targetModules ?? model.defaultTargets;
-  const targets = loraTargets(model, wanted);
+  const targets = targetsOf(model, wanted);
   const { rankPattern = {}, alphaPattern = {} } = options;
   for (const [text, own] of Object.entries(rankPattern)) checkRank(`rankPattern "${text}"`, own);
   for (const [text, own] of Object.entries(alphaPattern)) checkAlpha(`alphaPattern "${text}"`, own);
@@ -168,6 +153,7 @@ export function lora(model: PretrainedModel, options: LoraOptions = {}): LoraAda
     layers,
     targets,
     mergeable: "exact",
+    isAdditive: true,
     init: (rng: Rng): TensorRecord => {
       const params: TensorRecord = {};
       for (const { a, b, shapeA, shapeB } of shapes) {
@@ -299,3 +285,34 @@ function peftConfig(
     use_rslora: options.rankStabilized,
   };
 }
+
+/** Settings that change what LoRA computes and that are not carried here: field → harmless values. */
+const harmless: Readonly<Record<string, readonly unknown[]>> = {
+  use_dora: [false, null],
+  bias: ["none"],
+  layers_to_transform: [null],
+  layer_replication: [null],
+  lora_bias: [false],
+  trainable_token_indices: [null],
+  target_parameters: [null],
+  exclude_modules: [null],
+};
+
+/** LoRA as adapter folders name it. */
+export const loraKind: AdapterKind<LoraOptions> = {
+  kind: "LORA",
+  bind: lora,
+  read: (config, where, model) => {
+    checkHarmless(config, where, harmless);
+    const { targetModules, paths } = targetsIn(config, where, model);
+    return {
+      rank: numberIn(config, "r", where, 8),
+      alpha: numberIn(config, "lora_alpha", where, 8),
+      dropout: numberIn(config, "lora_dropout", where, 0),
+      rankStabilized: config["use_rslora"] === true,
+      targetModules,
+      rankPattern: patternsIn(config, "rank_pattern", where, paths),
+      alphaPattern: patternsIn(config, "alpha_pattern", where, paths),
+    };
+  },
+};

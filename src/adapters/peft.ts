@@ -7,25 +7,18 @@ import { SafetensorsFile, writeSafetensors } from "../io/safetensors.ts";
 import { asWeights } from "../models/folder.ts";
 import type { PretrainedModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
+import { isFloat } from "../tensor/dtype.ts";
 import { Rng } from "../tensor/rng.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Adapter, matchTargets } from "./adapter.ts";
-import { type LoraOptions, lora } from "./lora.ts";
-import { compilePattern } from "./pattern.ts";
+import { type Adapter, type AnyAdapterKind, type LoadedAdapter, newNumbers } from "./adapter.ts";
+import { loraKind } from "./lora.ts";
+import { namesIn } from "./peft-config.ts";
 import { modulesNamed, withModules } from "./saved-modules.ts";
 
 const configName = "adapter_config.json";
 const weightsName = "adapter_model.safetensors";
 const configLimit = 2 ** 20;
-/** EVA writes one a layer. */
-const maxPatterns = 1024;
-
-/** An adapter and its numbers. */
-export interface LoadedAdapter {
-  readonly adapter: Adapter;
-  readonly params: TensorRecord;
-}
 
 /** JSON as Python's `json.dumps(indent=2, sort_keys=True)` writes it. */
 export function sortedJson(value: Readonly<Record<string, unknown>>): string {
@@ -43,6 +36,8 @@ export function sortedJson(value: Readonly<Record<string, unknown>>): string {
 export interface SaveAdapterOptions {
   /** The base model's name or folder, for `base_model_name_or_path`. */
   readonly base?: string;
+  /** Tensors of the adapter that are not trained; default none. */
+  readonly buffers?: Readonly<Record<string, Tensor>>;
   /** Contents of README.md; default a short card. */
   readonly card?: string;
 }
@@ -56,110 +51,39 @@ export async function saveAdapter(
   options: SaveAdapterOptions = {},
 ): Promise<void> {
   await files.makeDirectory(path);
-  const weights = Object.entries(params).map(([name, tensor]) => [name, tensor] as const);
+  const numbers = { params: { ...params }, buffers: { ...options.buffers } };
+  const stored = adapter.file?.pack(numbers) ?? { ...numbers.params, ...numbers.buffers };
+  const weights = Object.entries(stored).map(([name, tensor]) => [name, tensor] as const);
   await writeSafetensors(files, files.join(path, weightsName), weights, { format: "pt" });
   const card = options.card ?? `---\nlibrary_name: peft\n---\n\n# ${adapter.kind} adapter\n`;
   await files.writeText(files.join(path, "README.md"), card);
-  const config = { ...adapter.config(), base_model_name_or_path: options.base ?? null };
+  const config = { ...adapter.config(numbers), base_model_name_or_path: options.base ?? null };
   await files.writeText(files.join(path, configName), sortedJson(config));
 }
 
-/** Settings that change what an adapter computes and that are not carried here: field → harmless values. */
-const unsupported: Readonly<Record<string, readonly unknown[]>> = {
-  use_dora: [false, null],
-  bias: ["none"],
-  layers_to_transform: [null],
-  layer_replication: [null],
-  lora_bias: [false],
-  trainable_token_indices: [null],
-  target_parameters: [null],
-  exclude_modules: [null],
-};
-
-function checkSupported(config: JsonObject, file: string): void {
-  for (const [field, allowed] of Object.entries(unsupported)) {
-    const value = config[field];
-    if (value === undefined || allowed.includes(value)) continue;
-    if (Array.isArray(value) && value.length === 0) continue;
-    throw new UnsupportedError(`${file}: ${field} ${JSON.stringify(value)} is not supported.`);
-  }
-}
-
-/** A table of numbers by pattern, without those that match no adapted layer, which PEFT lets pass. */
-function readPattern(
+/** Settings that its kind refuses are faults of the file here. */
+async function bind(
+  files: Files,
+  model: PretrainedModel,
   config: JsonObject,
-  field: string,
   file: string,
-  paths: readonly string[],
-): Record<string, number> {
-  const value = config[field] ?? {};
-  const isTable =
-    isJsonObject(value) && Object.values(value).every((item) => typeof item === "number");
-  if (!isTable || Object.keys(value).length > maxPatterns) {
-    throw new FormatError(
-      `${file}: ${field} must map at most ${maxPatterns} patterns to numbers, got ${JSON.stringify(value).slice(0, 80)}.`,
-    );
-  }
-  return Object.fromEntries(
-    Object.entries(value as Record<string, number>).filter(([pattern]) =>
-      paths.some(compilePattern(pattern, `${file}: ${field}`)),
-    ),
-  );
-}
-
-function readOptions(config: JsonObject, file: string, model: PretrainedModel): LoraOptions {
-  if (config["peft_type"] !== "LORA") {
+  kinds: readonly AnyAdapterKind[],
+): Promise<Adapter> {
+  const kind = kinds.find((known) => known.kind === config["peft_type"]);
+  if (!kind) {
     throw new UnsupportedError(
-      `${file}: peft_type ${JSON.stringify(config["peft_type"])} is not supported — supported is "LORA".`,
+      `${file}: peft_type ${JSON.stringify(config["peft_type"])} is not supported — supported ${kinds.length === 1 ? "is" : "are"} ${kinds.map((known) => `"${known.kind}"`).join(", ")}.`,
     );
   }
-  checkSupported(config, file);
-  const number = (field: string, missing: number): number => {
-    const value = config[field] ?? missing;
-    if (typeof value === "number") return value;
-    throw new FormatError(`${file}: ${field} must be a number, got ${JSON.stringify(value)}.`);
-  };
-  const targets = config["target_modules"];
-  const isList = Array.isArray(targets) && targets.every((item) => typeof item === "string");
-  if (targets !== "all-linear" && !isList) {
-    throw new FormatError(
-      `${file}: target_modules must be a list of names or "all-linear", got ${JSON.stringify(targets)}.`,
-    );
-  }
-  const paths =
-    targets === "all-linear"
-      ? [...model.targets.keys()]
-      : matchTargets(model, targets as readonly string[]);
-  return {
-    rank: number("r", 8),
-    alpha: number("lora_alpha", 8),
-    dropout: number("lora_dropout", 0),
-    rankStabilized: config["use_rslora"] === true,
-    targetModules: targets as readonly string[] | "all-linear",
-    rankPattern: readPattern(config, "rank_pattern", file, paths),
-    alphaPattern: readPattern(config, "alpha_pattern", file, paths),
-  };
-}
-
-/** Modules that are trained whole. */
-function readModules(config: JsonObject, file: string): readonly string[] {
-  const value = config["modules_to_save"] ?? [];
-  if (Array.isArray(value) && value.every((item) => typeof item === "string")) return value;
-  throw new FormatError(
-    `${file}: modules_to_save must be a list of names, got ${JSON.stringify(value).slice(0, 80)}.`,
-  );
-}
-
-/** Settings that LoRA refuses are faults of the file here. */
-function bind(model: PretrainedModel, config: JsonObject, file: string): Adapter {
-  const options = readOptions(config, file, model);
-  const named = readModules(config, file);
+  const named = namesIn(config, "modules_to_save", file);
   // PEFT writes the usual names of heads, of which a model has one; others are refused by their tensors.
   const found = named.filter((name) => modulesNamed(model, name).length > 0);
   const modules = found.length > 0 ? found : named;
   const taskType = config["task_type"];
   try {
-    const adapter = lora(model, options);
+    const adapter = await kind.bind(model, kind.read(config, file, model), {
+      load: (path) => loadAdapter(files, path, model, kinds),
+    });
     if (modules.length === 0) return adapter;
     return withModules(adapter, model, modules, {
       ...(typeof taskType === "string" && { taskType }),
@@ -172,6 +96,7 @@ function bind(model: PretrainedModel, config: JsonObject, file: string): Adapter
 
 /**
  * Reads a folder for a model, strictly: every tensor is applied, or named in an error.
+ * @param kinds that may be read; default LoRA alone
  * @throws MissingError when the folder is no adapter; FormatError when its tensors do not fit;
  * UnsupportedError when they are in a pickle.
  */
@@ -179,6 +104,7 @@ export async function loadAdapter(
   files: Files,
   path: string,
   model: PretrainedModel,
+  kinds: readonly AnyAdapterKind[] = [loraKind],
 ): Promise<LoadedAdapter> {
   const file = files.join(path, configName);
   if (!(await files.info(file))) {
@@ -186,12 +112,18 @@ export async function loadAdapter(
   }
   const config = parseJson(await files.readBytes(file, configLimit), file);
   if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
-  const adapter = bind(model, config, file);
+  const adapter = await bind(files, model, config, file, kinds);
   const weightsPath = files.join(path, weightsName);
   if (!(await files.info(weightsPath))) await refusePickle(files, path);
   const weights = await SafetensorsFile.open(files, weightsPath);
   try {
-    const expected = adapter.init(new Rng(0));
+    if (adapter.file) {
+      const stored: TensorRecord = {};
+      for (const name of weights.entries.keys()) stored[name] = await weights.read(name);
+      return { adapter, ...adapter.file.unpack(stored, weights.path) };
+    }
+    const { params, buffers } = newNumbers(adapter, new Rng(0));
+    const expected = { ...params, ...buffers };
     const missing = Object.keys(expected).filter((name) => !weights.entries.has(name));
     const unexpected = [...weights.entries.keys()].filter((name) => !expected[name]);
     if (missing.length > 0 || unexpected.length > 0) {
@@ -200,17 +132,23 @@ export async function loadAdapter(
         { missing, unexpected },
       );
     }
-    const params: TensorRecord = {};
-    for (const [name, like] of Object.entries(expected)) {
-      const tensor = await weights.read(name);
-      if (!sameShape(tensor.shape, like.shape)) {
-        throw new FormatError(
-          `${weights.path}: "${name}" must have shape ${showShape(like.shape)}, got ${showShape(tensor.shape)}.`,
-        );
+    const read = async (like: TensorRecord): Promise<TensorRecord> => {
+      const found: TensorRecord = {};
+      for (const [name, { shape, dtype }] of Object.entries(like)) {
+        const tensor = await weights.read(name);
+        if (!sameShape(tensor.shape, shape)) {
+          throw new FormatError(
+            `${weights.path}: "${name}" must have shape ${showShape(shape)}, got ${showShape(tensor.shape)}.`,
+          );
+        }
+        const where = `${weights.path}: tensor "${name}"`;
+        if (isFloat(dtype)) found[name] = asWeights(tensor, where);
+        else if (tensor.dtype === dtype) found[name] = tensor;
+        else throw new FormatError(`${where} must be ${dtype}, got ${tensor.dtype}.`);
       }
-      params[name] = asWeights(tensor, `${weights.path}: tensor "${name}"`);
-    }
-    return { adapter, params };
+      return found;
+    };
+    return { adapter, params: await read(params), buffers: await read(buffers) };
   } finally {
     await weights.close();
   }

@@ -18,8 +18,9 @@ import { bertFromConfig } from "../models/bert.ts";
 import type { TensorRecord, ValueRecord } from "../nn/index.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import type { LoadedAdapter } from "./adapter.ts";
 import { lora } from "./lora.ts";
-import { type LoadedAdapter, loadAdapter, saveAdapter } from "./peft.ts";
+import { loadAdapter, saveAdapter } from "./peft.ts";
 import { withModules } from "./saved-modules.ts";
 
 const record = fixture<{

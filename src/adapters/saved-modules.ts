@@ -57,13 +57,13 @@ export function withModules(
       for (const [path, slot] of found) replace.set(slot, () => values[prefix + path]!);
       return { ...inner, replace };
     },
-    merge: (base, params) => {
-      const merged = adapter.merge(base, params);
+    merge: (base, params, buffers) => {
+      const merged = adapter.merge(base, params, buffers);
       for (const path of found.keys()) merged[path] = params[prefix + path]!;
       return merged;
     },
-    config: () => ({
-      ...adapter.config(),
+    config: (numbers) => ({
+      ...adapter.config(numbers),
       modules_to_save: modules.length > 0 ? [...modules] : null,
       ...(taskType !== undefined && { task_type: taskType }),
     }),

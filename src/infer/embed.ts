@@ -1,5 +1,5 @@
 /** Vectors of texts: pooled, cut to fewer numbers, normalised. */
-import type { Adapter } from "../adapters/adapter.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { Backend } from "../backend/backend.ts";
 import { frameText, type TextFrame, textFrame } from "../data/text-frame.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
@@ -29,7 +29,7 @@ export interface EmbedOptions {
   readonly prompt?: string;
   /** What the folder says, by `readSentenceConfig`. */
   readonly sentence?: SentenceConfig;
-  readonly adapter?: { readonly adapter: Adapter; readonly params: TensorRecord };
+  readonly adapter?: LoadedAdapter;
 }
 
 /**

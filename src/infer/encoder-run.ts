@@ -1,5 +1,6 @@
 /** Running a model that gives vectors over many texts: near lengths together, rows symbolic. */
-import type { Adapter } from "../adapters/adapter.ts";
+import { contextOf, numbersOf } from "../adapters/adapted.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { Backend, Executable } from "../backend/backend.ts";
 import { spec, trace } from "../backend/compile.ts";
 import { OptionError, StateError } from "../errors.ts";
@@ -47,7 +48,7 @@ export class EncoderRunner {
   readonly #params: TensorRecord;
   readonly #backend: Backend;
   readonly #read: (step: EncoderStep) => Value;
-  readonly #adapter: { readonly adapter: Adapter; readonly params: TensorRecord } | undefined;
+  readonly #adapter: LoadedAdapter | undefined;
   #loaded: { readonly length: number; readonly executable: Executable } | undefined;
   #released = false;
 
@@ -57,7 +58,7 @@ export class EncoderRunner {
     params: TensorRecord,
     backend: Backend,
     read: (step: EncoderStep) => Value,
-    adapter?: { readonly adapter: Adapter; readonly params: TensorRecord },
+    adapter?: LoadedAdapter,
   ) {
     this.#model = model;
     this.#params = params;
@@ -134,7 +135,7 @@ export class EncoderRunner {
     }
     const executable = await this.#executableFor(length);
     const [result] = await executable.run([
-      ...Object.values(this.#adapter?.params ?? {}),
+      ...Object.values(numbersOf(this.#adapter)),
       ...Object.values(this.#params),
       ...[ids, types, mask].map((data) => new Tensor("int32", [rows, length], data)),
     ]);
@@ -151,12 +152,12 @@ export class EncoderRunner {
     const shape = spec(["rows", length], "int32");
     const traced = trace(
       ((own: ValueRecord, base: ValueRecord, ids: Value, tokenTypes: Value, mask: Value) => {
-        const context = this.#model.context(base, {}, this.#adapter?.adapter.context(own) ?? {});
+        const context = this.#model.context(base, {}, contextOf(this.#adapter, this.#model, own));
         const options = { mask: cast(mask, "bool"), tokenTypes };
         const { hidden } = this.#model.forward(context, ids, options);
         return this.#read({ context, ids, mask, hidden });
       }) as never,
-      [this.#adapter?.params ?? {}, this.#params, shape, shape, shape],
+      [numbersOf(this.#adapter), this.#params, shape, shape, shape],
     );
     const executable = await this.#backend.load(traced.program);
     this.#loaded = { length, executable };

@@ -5,7 +5,7 @@
  * Every file is verified before anything is written: its logits on probe inputs, read at once, in
  * two parts with a cache, and with padding on the left, against the engine's.
  */
-import type { LoadedAdapter } from "../adapters/peft.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { OrtBackend } from "../backend/ort/ort.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { OptionError, StateError, UnsupportedError } from "../errors.ts";
@@ -141,7 +141,7 @@ export async function verifyOnnxExport(
   const ids = probeInputs(model.sizes, options);
   const reference = await probeLogits(backend, model, params, ids, adapter);
   const merged: TensorRecord = adapter
-    ? { ...params, ...adapter.adapter.merge(params, adapter.params) }
+    ? { ...params, ...adapter.adapter.merge(params, adapter.params, adapter.buffers) }
     : params;
   const bare = languageModelGraph(model);
   const built: Built[] = [];

@@ -4,15 +4,16 @@
  * The logits of base and adapter are compared with those of the merged weights as they will be
  * stored, after rounding. Nothing is written when they are too far apart.
  */
-import { type LoadedAdapter, loadAdapter } from "../adapters/peft.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
+import { loadAdapter } from "../adapters/peft.ts";
 import type { Backend } from "../backend/backend.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { OptionError, StateError, UnsupportedError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import { type Checkpoint, openCheckpoint } from "../io/checkpoint.ts";
-import { isJsonObject, parseJson } from "../io/json.ts";
 import { fileDtype, tensorDtype } from "../io/safetensors-types.ts";
 import { type TensorPlan, writeShards } from "../io/safetensors-write.ts";
+import { configText, parseConfig } from "../models/config.ts";
 import { checkpointNames, type LoadedModel, loadModel } from "../models/folder.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -107,7 +108,7 @@ export async function verifyMerge(
   loaded: LoadedAdapter,
   options: MergeAdapterOptions = {},
 ): Promise<VerifiedMerge> {
-  const { adapter, params: own } = loaded;
+  const { adapter, params: own, buffers } = loaded;
   const { model, params, path } = base;
   const dtype = options.dtype ?? "keep";
   if (adapter.mergeable === "no") {
@@ -115,7 +116,7 @@ export async function verifyMerge(
       `merge: a ${adapter.kind} adapter cannot be written into weights — use it beside its base model.`,
     );
   }
-  const delta = adapter.merge(params, own);
+  const delta = adapter.merge(params, own, buffers);
   const changed = Object.keys(delta);
   const checkpoint = await openCheckpoint(files, path);
   let plans: Plan[];
@@ -225,11 +226,11 @@ async function writeConfig(
   const path = files.join(from, "config.json");
   const text = await files.readText(path, 2 ** 20);
   if (dtype === "keep") return files.writeText(files.join(to, "config.json"), text);
-  const config = parseJson(text, path);
+  const config = parseConfig(text, path, { asWritten: true });
   // Older configs say torch_dtype; one that says both must not contradict itself.
-  const old = isJsonObject(config) && config["torch_dtype"] !== undefined;
-  const changed = { ...(config as object), ...(old && { torch_dtype: dtype }), dtype };
-  return files.writeText(files.join(to, "config.json"), `${JSON.stringify(changed, null, 2)}\n`);
+  const old = config["torch_dtype"] !== undefined;
+  const changed = { ...config, ...(old && { torch_dtype: dtype }), dtype };
+  return files.writeText(files.join(to, "config.json"), configText(changed));
 }
 
 /**

@@ -1,5 +1,6 @@
 /** What a model thinks of texts that are there: the probability of each token that carries loss. */
-import type { Adapter } from "../adapters/adapter.ts";
+import { contextOf, numbersOf } from "../adapters/adapted.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import { type AnyTensor, type Backend, type Executable, runAnywhere } from "../backend/backend.ts";
 import { spec, trace } from "../backend/compile.ts";
 import { place, releaseAll } from "../backend/place.ts";
@@ -92,7 +93,7 @@ export class Scorer {
   readonly #model: LanguageModel;
   readonly #params: TensorRecord;
   readonly #backend: Backend;
-  readonly #adapter: { readonly adapter: Adapter; readonly params: TensorRecord } | undefined;
+  readonly #adapter: LoadedAdapter | undefined;
   #loaded: { readonly length: number; readonly executable: Executable } | undefined;
   /** The base weights where the backend keeps them. */
   #base: Promise<Readonly<Record<string, AnyTensor>>> | undefined;
@@ -102,7 +103,7 @@ export class Scorer {
     model: LanguageModel,
     params: TensorRecord,
     backend: Backend,
-    adapter?: { readonly adapter: Adapter; readonly params: TensorRecord },
+    adapter?: LoadedAdapter,
   ) {
     this.#model = model;
     this.#params = params;
@@ -187,7 +188,7 @@ export class Scorer {
     });
     this.#base ??= place(this.#params, this.#backend.device);
     const [logprobs, tops, hits, squares] = (await runAnywhere(executable, [
-      ...Object.values(this.#adapter?.params ?? {}),
+      ...Object.values(numbersOf(this.#adapter)),
       ...Object.values(await this.#base),
       new Tensor("int32", [jobs.length, length], ids),
       new Tensor("int32", [rows.length], Int32Array.from(rows)),
@@ -213,7 +214,7 @@ export class Scorer {
     this.#loaded = undefined;
     const traced = trace(
       ((own: ValueRecord, base: ValueRecord, ids: Value, rows: Value, targets: Value) => {
-        const context = this.#model.context(base, {}, this.#adapter?.adapter.context(own));
+        const context = this.#model.context(base, {}, contextOf(this.#adapter, this.#model, own));
         const { logits } = this.#model.forward(context, ids, { rows });
         const all = logSoftmax(logits, -1);
         const p = exp(all);
@@ -226,7 +227,7 @@ export class Scorer {
         ];
       }) as never,
       [
-        this.#adapter?.params ?? {},
+        numbersOf(this.#adapter),
         this.#params,
         spec(["texts", length], "int32"),
         spec(["rows"], "int32"),

@@ -3,7 +3,8 @@
  * a few lengths) and gives what each decoder layer attends to; one makes a token for every row (rows,
  * past and source symbolic, base weights in the session).
  */
-import type { Adapter } from "../adapters/adapter.ts";
+import { contextOf, numbersOf } from "../adapters/adapted.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { Backend, Executable } from "../backend/backend.ts";
 import { spec, trace } from "../backend/compile.ts";
 import { OptionError, StateError } from "../errors.ts";
@@ -13,10 +14,12 @@ import type { LayerPast, Seq2SeqModel } from "../models/model.ts";
 import type { Context, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { type BeamOptions, BeamSearch, checkBeams } from "./beam.ts";
 import { KvCache } from "./cache.ts";
 import { checkSampling, type SampleOptions, sample, TokenHistory } from "./sample.ts";
 
-export interface Seq2SeqOptions extends SampleOptions {
+/** With more than one beam answers are searched for and not sampled: no temperature, no penalties. */
+export interface Seq2SeqOptions extends SampleOptions, BeamOptions {
   /** Most new tokens of an answer; default 64. */
   readonly maxNewTokens?: number;
   /** Default 0; sampling of a row depends on the seed and its place. */
@@ -29,6 +32,8 @@ export interface Seq2SeqAnswer {
   /** Without the beginning and the ending token. */
   readonly tokens: Int32Array<ArrayBuffer>;
   readonly finishReason: "stop" | "length" | "aborted";
+  /** Of beam search: the sum of the tokens' log probabilities over length^lengthPenalty. */
+  readonly score?: number;
 }
 
 type Pairs = readonly { readonly keys: Tensor; readonly values: Tensor }[];
@@ -47,12 +52,43 @@ function pairs(kv: readonly Tensor[]): Pairs {
   }));
 }
 
-/** Reads sources and writes answers, greedily where no temperature is given. */
+/** What every decoder layer attends to of each source, and which places of it hold tokens. */
+interface Source {
+  readonly layers: Pairs;
+  readonly mask: Tensor;
+}
+
+/** The rows `from` of a tensor, in this order. */
+function rowsOf(tensor: Tensor, from: readonly number[]): Tensor {
+  const size = tensor.size / tensor.shape[0]!;
+  const data = new (tensor.data.constructor as Float32ArrayConstructor)(from.length * size);
+  from.forEach((row, i) => {
+    data.set((tensor.data as Float32Array).subarray(row * size, (row + 1) * size), i * size);
+  });
+  return new Tensor(tensor.dtype, [from.length, ...tensor.shape.slice(1)], data);
+}
+
+/** @throws OptionError for settings outside their range, or that do not go together. */
+function checkOptions(options: Seq2SeqOptions): void {
+  checkSampling(options);
+  checkBeams(options);
+  const { numBeams = 1, temperature = 0, repetitionPenalty = 1 } = options;
+  const { presencePenalty = 0, frequencyPenalty = 0 } = options;
+  const isPlain =
+    temperature === 0 && repetitionPenalty === 1 && presencePenalty === 0 && frequencyPenalty === 0;
+  if (numBeams > 1 && !isPlain) {
+    throw new OptionError(
+      `numBeams ${numBeams} goes with temperature 0 and without penalties — leave them out, or take numBeams 1.`,
+    );
+  }
+}
+
+/** Reads sources and writes answers: greedily where no temperature is given, or by beam search. */
 export class Seq2SeqDecoder {
   readonly #model: Seq2SeqModel;
   readonly #params: TensorRecord;
   readonly #backend: Backend;
-  readonly #adapter: { readonly adapter: Adapter; readonly params: TensorRecord } | undefined;
+  readonly #adapter: LoadedAdapter | undefined;
   readonly #readers: Map<number, Promise<Executable>> = new Map();
   #step: Promise<Executable> | undefined;
   #released = false;
@@ -61,7 +97,7 @@ export class Seq2SeqDecoder {
     model: Seq2SeqModel,
     params: TensorRecord,
     backend: Backend,
-    adapter?: { readonly adapter: Adapter; readonly params: TensorRecord },
+    adapter?: LoadedAdapter,
   ) {
     this.#model = model;
     this.#params = params;
@@ -72,7 +108,7 @@ export class Seq2SeqDecoder {
   /**
    * An answer to each source.
    * @param sources token ids with what the tokenizer puts around a text, at least one each
-   * @throws OptionError when a source is empty or longer than the model's positions.
+   * @throws OptionError when a source is empty or longer than the model's positions, or for a setting.
    * @throws StateError after `release`.
    */
   async generate(
@@ -80,9 +116,9 @@ export class Seq2SeqDecoder {
     options: Seq2SeqOptions = {},
   ): Promise<Seq2SeqAnswer[]> {
     if (this.#released) throw new StateError("generate: the decoder was released.");
-    checkSampling(options);
-    const { maxNewTokens = 64, seed = 0, signal } = options;
-    const { maxPositions, vocabSize } = this.#model.sizes;
+    checkOptions(options);
+    const { maxNewTokens = 64, numBeams = 1 } = options;
+    const { maxPositions } = this.#model.sizes;
     if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
       throw new OptionError(`maxNewTokens must be a whole number from 1, got ${maxNewTokens}.`);
     }
@@ -93,22 +129,36 @@ export class Seq2SeqDecoder {
       );
     });
     if (sources.length === 0) return [];
-    // A product with a single row may differ in the last bits from the same row among others.
-    const rows = Math.max(2, sources.length);
     const most = Math.min(maxNewTokens, maxPositions);
-    const source = await this.#read(
-      Array.from({ length: rows }, (_, i) => sources[Math.min(i, sources.length - 1)]!),
-    );
+    // A product with a single row may differ in the last bits from the same row among others.
+    const source = await this.#read(sources.length === 1 ? [sources[0]!, sources[0]!] : sources);
+    const count = sources.length;
+    return numBeams > 1
+      ? this.#search(source, count, most, options)
+      : this.#sample(source, count, most, options);
+  }
+
+  /** One token after another, each for itself. */
+  async #sample(
+    source: Source,
+    count: number,
+    most: number,
+    options: Seq2SeqOptions,
+  ): Promise<Seq2SeqAnswer[]> {
+    const { seed = 0, signal } = options;
+    const { vocabSize } = this.#model.sizes;
+    const rows = Math.max(2, count);
+    const places = Array.from({ length: count }, (_, i) => i);
     const cache = new KvCache(this.#model.sizes, rows, Math.min(most, 32));
-    const made: number[][] = sources.map(() => []);
-    const reasons: (Seq2SeqAnswer["finishReason"] | undefined)[] = sources.map(() => undefined);
-    const rngs = sources.map((_, i) => new Rng(seed).fold("sample", i));
-    const histories = sources.map(() => new TokenHistory(Int32Array.of(this.#model.startId)));
+    const made: number[][] = places.map(() => []);
+    const reasons: (Seq2SeqAnswer["finishReason"] | undefined)[] = places.map(() => undefined);
+    const rngs = places.map((i) => new Rng(seed).fold("sample", i));
+    const histories = places.map(() => new TokenHistory(Int32Array.of(this.#model.startId)));
     let next = new Int32Array(rows).fill(this.#model.startId);
     while (!signal?.aborted && !reasons.every(Boolean)) {
       const logits = (await this.#next(next, cache, source)).data as Float32Array;
       next = new Int32Array(rows).fill(this.#model.padId);
-      for (let row = 0; row < sources.length; row++) {
+      for (const row of places) {
         if (reasons[row]) continue;
         const own = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
         const token = sample(own, options, rngs[row]!, histories[row]);
@@ -121,7 +171,7 @@ export class Seq2SeqDecoder {
         next[row] = token;
         if (made[row]!.length >= most) reasons[row] = "length";
       }
-      if (sources.length === 1) next[1] = next[0]!;
+      if (count === 1) next[1] = next[0]!;
     }
     return made.map((tokens, row) => ({
       tokens: Int32Array.from(tokens),
@@ -129,8 +179,53 @@ export class Seq2SeqDecoder {
     }));
   }
 
-  /** What every decoder layer attends to, and which places of it hold tokens. */
-  async #read(sources: readonly Int32Array[]): Promise<{ layers: Pairs; mask: Tensor }> {
+  /** The likeliest answer that beams find. Rows are the beams of the first source, then the next one's. */
+  async #search(
+    { layers, mask }: Source,
+    count: number,
+    most: number,
+    options: Seq2SeqOptions,
+  ): Promise<Seq2SeqAnswer[]> {
+    const { numBeams = 1, signal } = options;
+    const { sizes, startId, endId, padId } = this.#model;
+    const rows = count * numBeams;
+    const owners = Array.from({ length: rows }, (_, row) => Math.floor(row / numBeams));
+    const source: Source = {
+      layers: layers.map(({ keys, values }) => ({
+        keys: rowsOf(keys, owners),
+        values: rowsOf(values, owners),
+      })),
+      mask: rowsOf(mask, owners),
+    };
+    const searches = Array.from({ length: count }, () => new BeamSearch(options, most, endId));
+    const cache = new KvCache(sizes, rows, Math.min(most, 32));
+    let next = new Int32Array(rows).fill(startId);
+    while (!signal?.aborted && !searches.every(({ isDone }) => isDone)) {
+      const logits = (await this.#next(next, cache, source)).data as Float32Array;
+      next = new Int32Array(rows).fill(padId);
+      const from = Int32Array.from({ length: rows }, (_, row) => row);
+      for (const [i, search] of searches.entries()) {
+        if (search.isDone) continue;
+        const first = i * numBeams;
+        const { vocabSize } = sizes;
+        const { parents, tokens } = search.advance(
+          logits.subarray(first * vocabSize, (first + numBeams) * vocabSize),
+        );
+        for (const [beam, parent] of parents.entries()) {
+          from[first + beam] = first + parent;
+          next[first + beam] = tokens[beam]!;
+        }
+      }
+      cache.select(from);
+    }
+    return searches.map(({ answer: { tokens, score, isEnded }, isDone }) => ({
+      tokens: Int32Array.from(tokens),
+      finishReason: isEnded ? "stop" : isDone ? "length" : "aborted",
+      score,
+    }));
+  }
+
+  async #read(sources: readonly Int32Array[]): Promise<Source> {
     const rows = sources.length;
     const longest = Math.max(...sources.map((ids) => ids.length));
     const length = Math.max(longest, Math.min(this.#model.sizes.maxPositions, bucket(longest)));
@@ -143,7 +238,7 @@ export class Seq2SeqDecoder {
     const kept = new Tensor("int32", [rows, length], mask);
     const executable = await this.#readerFor(length);
     const kv = await executable.run([
-      ...Object.values(this.#adapter?.params ?? {}),
+      ...Object.values(numbersOf(this.#adapter)),
       ...Object.values(this.#params),
       new Tensor("int32", [rows, length], ids),
       kept,
@@ -152,11 +247,7 @@ export class Seq2SeqDecoder {
   }
 
   /** Logits after one more token of every row, (rows, V). */
-  async #next(
-    tokens: Int32Array<ArrayBuffer>,
-    cache: KvCache,
-    source: { layers: Pairs; mask: Tensor },
-  ): Promise<Tensor> {
+  async #next(tokens: Int32Array<ArrayBuffer>, cache: KvCache, source: Source): Promise<Tensor> {
     const { rows } = cache;
     const place = cache.lengths[0]!;
     cache.reserve(place + 1);
@@ -164,7 +255,7 @@ export class Seq2SeqDecoder {
     const distances = Int32Array.from({ length: capacity }, (_, i) => Math.max(0, place - i));
     this.#step ??= this.#loadStep();
     const [logits, ...kv] = await (await this.#step).run([
-      ...Object.values(this.#adapter?.params ?? {}),
+      ...Object.values(numbersOf(this.#adapter)),
       new Tensor("int32", [rows, 1], tokens),
       ...cache.layers.flatMap(({ keys, values }) => [keys, values]),
       cache.mask,
@@ -177,7 +268,7 @@ export class Seq2SeqDecoder {
   }
 
   #context(own: ValueRecord, base: ValueRecord): Context {
-    return this.#model.context(base, {}, this.#adapter?.adapter.context(own) ?? {});
+    return this.#model.context(base, {}, contextOf(this.#adapter, this.#model, own));
   }
 
   #readerFor(length: number): Promise<Executable> {
@@ -192,7 +283,7 @@ export class Seq2SeqDecoder {
             .map(({ keys, values }) => [keys, values]);
         }) as never,
         [
-          this.#adapter?.params ?? {},
+          numbersOf(this.#adapter),
           this.#params,
           spec(["rows", length], "int32"),
           spec(["rows", length], "int32"),
@@ -229,7 +320,7 @@ export class Seq2SeqDecoder {
         return [result.logits, result.present.map(({ keys, values }) => [keys, values])];
       }) as never,
       [
-        this.#adapter?.params ?? {},
+        numbersOf(this.#adapter),
         this.#params,
         spec(["rows", 1], "int32"),
         layers("past"),

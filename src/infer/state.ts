@@ -3,6 +3,7 @@
  * It is an input of the next program; what a program gives is committed by the host.
  */
 import { spec } from "../backend/compile.ts";
+import { UnsupportedError } from "../errors.ts";
 import type { ValueTree } from "../ir/control.ts";
 import { add, mul, sub } from "../ir/elementwise.ts";
 import type { Spec, Value } from "../ir/graph.ts";
@@ -50,12 +51,21 @@ export interface StateForm {
   outputs(result: ForwardResult): Value[];
 }
 
-/** By what the model declares. */
-export function stateForm(model: LanguageModel): StateForm {
-  return model.stateShapes ? recurrent(model.stateShapes) : keysAndValues(model);
+/**
+ * By what the model declares.
+ * @param passes forward passes whose keys and values are kept, the first one's first
+ * @throws UnsupportedError for several passes of a model that carries a state.
+ */
+export function stateForm(model: LanguageModel, passes: number = 1): StateForm {
+  if (!model.stateShapes) return keysAndValues(model, passes);
+  if (passes === 1) return recurrent(model.stateShapes);
+  throw new UnsupportedError(
+    `decoder: ${model.family} carries a state between tokens, and an adapter of ${passes} passes needs keys and values.`,
+  );
 }
 
-function keysAndValues({ sizes }: LanguageModel): StateForm {
+function keysAndValues(model: LanguageModel, passes: number): StateForm {
+  const sizes = { ...model.sizes, nLayers: model.sizes.nLayers * passes };
   const { nLayers, nKvHeads, headDim } = sizes;
   const kv = spec(["rows", nKvHeads, "past", headDim]);
   return {

@@ -1,5 +1,6 @@
 /** Comparing two forms of one model by their logits, before either is written. */
-import type { LoadedAdapter } from "../adapters/peft.ts";
+import { contextOf, numbersOf } from "../adapters/adapted.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { Backend } from "../backend/backend.ts";
 import { compile } from "../backend/compile.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
@@ -111,10 +112,10 @@ export async function probeLogits(
   ids: Tensor<"int32">,
   adapter?: LoadedAdapter,
 ): Promise<Tensor> {
-  const own = adapter?.params ?? {};
+  const own = numbersOf(adapter);
   const compiled = await compile<Tensor>(
     ((values: ValueRecord, base: ValueRecord, tokens: Value) =>
-      model.forward(model.context(base, {}, adapter?.adapter.context(values)), tokens)
+      model.forward(model.context(base, {}, contextOf(adapter, model, values)), tokens)
         .logits) as never,
     [own, params, ids],
     { backend },

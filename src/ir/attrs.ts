@@ -97,6 +97,11 @@ export interface QuantizedAttrs {
   readonly blockSize: number;
   readonly inFeatures: number;
   readonly outFeatures: number;
+  /**
+   * Whether a product may round its other operand to 8 bits, block by block, where the engine has a kernel
+   * for that and the weight is stored in the session; default "float32": it may not.
+   */
+  readonly activations?: "float32" | "int8";
 }
 
 export type AttrsOf = {

@@ -1,5 +1,5 @@
 /** Linear recurrences, and the two forms in which a target may run them. */
-import { toStatic } from "../tensor/shape.ts";
+import { type Dim, toStatic } from "../tensor/shape.ts";
 import type { AttrsOf } from "./attrs.ts";
 import { scan } from "./control.ts";
 import { add, mul } from "./elementwise.ts";
@@ -38,7 +38,8 @@ export function expandRecurrence(
   { reverse }: AttrsOf["linearRecurrence"],
   form: RecurrenceForm,
 ): Value[] {
-  const [length, ...step] = toStatic(a!.shape, "linearRecurrence") as [number, ...number[]];
+  const [length] = toStatic(a!.shape.slice(0, 1), "linearRecurrence") as [number];
+  const step = a!.shape.slice(1);
   if (length === 0) return [b!];
   if (form === "blocked") return [blocked(a!, b!, initial!, length, step, reverse)];
   const [, states] = scan(
@@ -63,7 +64,7 @@ function blocked(
   b: Value,
   initial: Value,
   length: number,
-  step: readonly number[],
+  step: readonly Dim[],
   reverse: boolean,
 ): Value {
   const size = Math.ceil(Math.sqrt(length));
@@ -108,7 +109,7 @@ export function blockStarts(
   initial: Value,
   reverse: boolean,
 ): { starts: Value; last: Value } {
-  const [blocks, ...step] = added.shape as [number, ...number[]];
+  const [blocks, ...step] = added.shape as [number, ...Dim[]];
   const row = (x: Value, i: number): Value => slice(x, 0, i, i + 1);
   const starts: Value[] = [];
   let state = reshape(initial, [1, ...step]);

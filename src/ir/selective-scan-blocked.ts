@@ -5,6 +5,8 @@
  * the state of all chunks is (1, chunks·B, N, D), so that the largest tensor is one chunk-th of
  * (B, T, D, N), and of the backward pass the states of all steps.
  */
+
+import { type Dim, mulDims } from "../tensor/shape.ts";
 import type { ChunkAttrs } from "./attrs.ts";
 import { add, exp, mul } from "./elementwise.ts";
 import type { Value } from "./graph.ts";
@@ -20,12 +22,12 @@ class Blocks {
   readonly chunks: Chunks;
   /** (1, N, D) */
   readonly rows: Value;
-  readonly #lanes: number;
+  readonly #lanes: Dim;
 
   constructor(x: Value, a: Value, chunk: number) {
     this.chunks = new Chunks(x, a, chunk);
     this.rows = reshape(transpose(a), [1, 1, this.chunks.states, this.chunks.channels]);
-    this.#lanes = this.chunks.count * this.chunks.batch;
+    this.#lanes = mulDims(this.chunks.count, this.chunks.batch);
   }
 
   /** (chunks, chunk, B, K) → of each step (1, chunks·B, 1, K), or (…, K, 1) as a column. */

@@ -18,7 +18,7 @@
  *
  * Inside, channels are last, since rows of D numbers are long and rows of N short: a state is (B, N, D).
  */
-import { toStatic } from "../tensor/shape.ts";
+import { type Dim, toStatic } from "../tensor/shape.ts";
 import type { ChunkAttrs } from "./attrs.ts";
 import { scan } from "./control.ts";
 import { add, cast, exp, mul, not } from "./elementwise.ts";
@@ -67,7 +67,8 @@ export function selectiveScan(
 
 /** Sizes of a selective scan, and its sequences cut into chunks. */
 export class Chunks {
-  readonly batch: number;
+  /** May be a symbol. */
+  readonly batch: Dim;
   readonly length: number;
   readonly channels: number;
   readonly states: number;
@@ -75,11 +76,8 @@ export class Chunks {
   readonly count: number;
 
   constructor(x: Value, a: Value, chunk: number) {
-    [this.batch, this.length, this.channels] = toStatic(x.shape, "selectiveScan") as [
-      number,
-      number,
-      number,
-    ];
+    this.batch = x.shape[0]!;
+    [this.length, this.channels] = toStatic(x.shape.slice(1), "selectiveScan") as [number, number];
     this.states = a.shape[1] as number;
     this.chunk = chunk;
     this.count = Math.ceil(this.length / chunk);
@@ -87,7 +85,7 @@ export class Chunks {
 
   /** (B, T, …) → (chunks, chunk, B, …). The padding must change nothing: steps of size 0. */
   cut(value: Value, padding = 0): Value {
-    const rest = value.shape.slice(2) as number[];
+    const rest = value.shape.slice(2);
     const first = transpose(value, [1, 0, ...rest.map((_, i) => i + 2)]);
     const none = first.shape.map(() => 0);
     const padded = pad(first, none, none.with(0, this.count * this.chunk - this.length), padding);

@@ -8,7 +8,7 @@
  *
  *   Δ → delta, x → x, A → a, B → b (keys), C → c (queries)
  */
-import { toStatic } from "../tensor/shape.ts";
+import { type Dim, mulDims, type Shape, toStatic } from "../tensor/shape.ts";
 import type { ChunkAttrs } from "./attrs.ts";
 import { add, and, cast, equal, exp, mul, sub, where } from "./elementwise.ts";
 import { emitAll } from "./emit.ts";
@@ -55,7 +55,8 @@ export function ssd(inputs: SsdOperands, chunk: number): { y: Value; state: Valu
 
 /** Sizes of an SSD, and its sequences cut into chunks: blocks are chunks · B. */
 export class SsdChunks {
-  readonly batch: number;
+  /** May be a symbol. */
+  readonly batch: Dim;
   readonly length: number;
   readonly heads: number;
   readonly width: number;
@@ -65,19 +66,23 @@ export class SsdChunks {
   readonly count: number;
 
   constructor(x: Value, b: Value, chunk: number) {
-    type Four = [number, number, number, number];
-    [this.batch, this.length, this.heads, this.width] = toStatic(x.shape, "ssd") as Four;
-    [, , this.groups, this.states] = toStatic(b.shape, "ssd") as Four;
+    this.batch = x.shape[0]!;
+    [this.length, this.heads, this.width] = toStatic(x.shape.slice(1), "ssd") as [
+      number,
+      number,
+      number,
+    ];
+    [this.groups, this.states] = toStatic(b.shape.slice(2), "ssd") as [number, number];
     this.chunk = chunk;
     this.count = Math.ceil(this.length / chunk);
   }
 
-  get blocks(): number {
-    return this.count * this.batch;
+  get blocks(): Dim {
+    return mulDims(this.count, this.batch);
   }
 
   /** Of the state before or after each chunk. */
-  get grid(): number[] {
+  get grid(): Shape {
     return [this.count, this.batch, this.heads, this.width, this.states];
   }
 
@@ -98,7 +103,7 @@ export class SsdChunks {
 
   /** (blocks, K, chunk, …) → (B, T, K, …) */
   join(value: Value): Value {
-    const [, k, , ...rest] = value.shape as number[];
+    const [, k, , ...rest] = value.shape as readonly number[];
     const split = reshape(value, [this.count, this.batch, k!, this.chunk, ...rest]);
     const steps = transpose(split, [1, 0, 3, 2, ...rest.map((_, i) => i + 4)]);
     return slice(
@@ -119,7 +124,7 @@ export class SsdChunks {
   perGroup(value: Value): Value {
     const { groups, heads } = this;
     if (groups === heads) return value;
-    const [blocks, , ...rest] = value.shape as number[];
+    const [blocks, , ...rest] = value.shape as readonly Dim[];
     return sum(reshape(value, [blocks!, groups, heads / groups, ...rest]), 2);
   }
 }

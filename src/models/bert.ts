@@ -15,6 +15,7 @@ import { dropout } from "../nn/dropout.ts";
 import { zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { BertBody, type BertSizes, plain, refuseVariants } from "./bert-layers.ts";
 import { dropoutRate, layerCount, positive, positiveReal, readConfig, tokenId } from "./config.ts";
@@ -105,7 +106,7 @@ class PredictionHead extends Module {
   }
 }
 
-export class Bert extends Module implements EncoderModel {
+export class Bert extends Network<Value, EncoderOptions, EncoderResult> implements EncoderModel {
   readonly kind = "encoder";
   readonly family = "bert";
   readonly sizes: EncoderSizes;
@@ -185,7 +186,7 @@ export class Bert extends Module implements EncoderModel {
     return tanh(this.#body.pooler!.dense.forward(context, first));
   }
 
-  forward(context: Context, ids: Value, options: EncoderOptions = {}): EncoderResult {
+  protected override pass(context: Context, ids: Value, options: EncoderOptions): EncoderResult {
     const [batch, length] = ids.shape as [number | string, number];
     const { position_embeddings, token_type_embeddings } = this.#body.embeddings;
     const positions = options.positions

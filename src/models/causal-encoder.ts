@@ -6,7 +6,8 @@ import type { Value } from "../ir/graph.ts";
 import { reshape } from "../ir/layout.ts";
 import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
-import { type Context, Module, type Slot } from "../nn/module.ts";
+import type { Context, Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { childrenOf, type HeadConfig, headJson, readLabels, readProblem } from "./heads.ts";
 import type {
   EncoderHead,
@@ -20,7 +21,10 @@ import type {
 
 type Json = Readonly<Record<string, unknown>>;
 
-export class CausalEncoder extends Module implements EncoderModel {
+export class CausalEncoder
+  extends Network<Value, EncoderOptions, EncoderResult>
+  implements EncoderModel
+{
   readonly kind = "encoder";
   readonly family: string;
   readonly sizes: EncoderSizes;
@@ -69,7 +73,7 @@ export class CausalEncoder extends Module implements EncoderModel {
     };
   }
 
-  forward(context: Context, ids: Value, options: EncoderOptions = {}): EncoderResult {
+  protected override pass(context: Context, ids: Value, options: EncoderOptions): EncoderResult {
     const [batch, length] = ids.shape as [number | string, number];
     const { mask, positions, rows } = options;
     const { hidden } = this.#inner.forward(context, ids, {

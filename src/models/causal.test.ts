@@ -21,7 +21,7 @@ import { concat, reshape, slice } from "../ir/layout.ts";
 import { crossEntropy, type TensorRecord, type ValueRecord } from "../nn/index.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { configText } from "./config.ts";
+import { configText, parseConfig } from "./config.ts";
 import { families } from "./families.ts";
 import { loadModel, saveModel } from "./folder.ts";
 import type { LanguageModel } from "./model.ts";
@@ -237,6 +237,27 @@ describe("configText", () => {
       text_config: { final_logit_softcapping: 30, layer_norm_eps: 1e-5, note: "1" },
     });
     expect(text.match(/: [0-9.e-]+/g)).toEqual([": 1.0", ": 10000", ": 30.0", ": 0.00001"]);
+  });
+
+  test("writes numbers again as they were written, and no other string as a number", () => {
+    const text =
+      '{"a":1.0,"b":[1e-05,-0.50,10000.0,3],"hidden_size":7,"init_std":2,"note":"1.0","c":"\\u0001x"}';
+    const config = parseConfig(text, "config.json", { asWritten: true });
+    expect(configText(config).replace(/\s/g, "")).toBe(text);
+  });
+
+  test("reads and writes a number without end as transformers does", () => {
+    // json.dumps of Python writes the first, PreTrainedConfig.to_json_string the second.
+    const old = '{"time_step_limit": [0.0, Infinity]}';
+    const now = '{"time_step_limit":[0.0,{"__float__":"Infinity"}]}';
+    for (const asWritten of [false, true]) {
+      const config = parseConfig(old, "config.json", { asWritten });
+      expect(configText(config).replace(/\s/g, "")).toBe(now);
+    }
+    expect(() => parseConfig('{"hidden_size": -Infinity}', "config.json")).toThrow(
+      'config.json: invalid JSON at byte 17: a digit is needed, got "I".',
+    );
+    expect(() => parseConfig("[]", "config.json")).toThrow("config.json: must be an object.");
   });
 });
 

@@ -18,6 +18,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { constant, normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { toStatic } from "../tensor/shape.ts";
 import { ClipEncoder, type TowerSizes } from "./clip-encoder.ts";
@@ -36,11 +37,13 @@ import type {
   EncoderResult,
   EncoderSizes,
   VisionModel,
+  VisionOptions,
   VisionResult,
   VisionSizes,
   VisionTextModel,
 } from "./model.ts";
 import { checkPatches, needPictures, patchSequence, readSides } from "./patches.ts";
+import { type PeftPaths, withoutFirstPart } from "./peft-paths.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -191,7 +194,10 @@ const textSizes = (config: ClipTextConfig): EncoderSizes => {
 };
 
 /** The tower of texts alone; `pooled` is the text's vector, projected where the folder has a projection. */
-export class ClipText extends Module implements EncoderModel {
+export class ClipText
+  extends Network<Value, EncoderOptions, EncoderResult>
+  implements EncoderModel
+{
   readonly kind = "encoder";
   readonly family = "clip_text_model";
   readonly sizes: EncoderSizes;
@@ -201,6 +207,7 @@ export class ClipText extends Module implements EncoderModel {
   readonly defaultTargets: readonly string[] = ["q_proj", "v_proj"];
   readonly head = undefined;
   readonly ignored: RegExp = positionIds;
+  readonly peftPaths?: PeftPaths;
   readonly #tower: TextTower;
   readonly #projection: Linear | undefined;
 
@@ -210,6 +217,7 @@ export class ClipText extends Module implements EncoderModel {
     this.#projection = hasProjection
       ? this.child("text_projection", projection(config.dModel, config.dShared))
       : undefined;
+    if (!hasProjection) this.peftPaths = withoutFirstPart("text_model");
     this.sizes = textSizes(config);
     this.targets = linearLayers(this, undefined);
     this.config = {
@@ -222,7 +230,7 @@ export class ClipText extends Module implements EncoderModel {
     return this.#tower.embeddings.token_embedding.weight;
   }
 
-  forward(context: Context, ids: Value, options: EncoderOptions = {}): EncoderResult {
+  protected override pass(context: Context, ids: Value, options: EncoderOptions): EncoderResult {
     const { hidden, last } = this.#tower.forward(context, ids, options);
     return {
       hidden: options.rows ? gather(hidden, options.rows) : hidden,
@@ -232,7 +240,7 @@ export class ClipText extends Module implements EncoderModel {
 }
 
 /** The tower of pictures alone; `pooled` is the picture's vector, projected where there is a projection. */
-export class ClipVision extends Module implements VisionModel {
+export class ClipVision extends Network<Value, VisionOptions, VisionResult> implements VisionModel {
   readonly kind = "vision";
   readonly family = "clip_vision_model";
   readonly classifier = undefined;
@@ -243,6 +251,7 @@ export class ClipVision extends Module implements VisionModel {
   readonly defaultTargets: readonly string[] = ["q_proj", "v_proj"];
   readonly head = undefined;
   readonly ignored: RegExp = positionIds;
+  readonly peftPaths?: PeftPaths;
   readonly #tower: VisionTower;
   readonly #projection: Linear | undefined;
 
@@ -253,6 +262,7 @@ export class ClipVision extends Module implements VisionModel {
     this.#projection = hasProjection
       ? this.child("visual_projection", projection(config.dModel, config.dShared))
       : undefined;
+    if (!hasProjection) this.peftPaths = withoutFirstPart("vision_model");
     this.sizes = this.#tower.sizes;
     this.targets = linearLayers(this, undefined);
     this.config = {
@@ -261,7 +271,7 @@ export class ClipVision extends Module implements VisionModel {
     };
   }
 
-  forward(context: Context, pixels: Value): VisionResult {
+  protected override pass(context: Context, pixels: Value): VisionResult {
     const { hidden, first } = this.#tower.forward(context, pixels);
     return {
       hidden,

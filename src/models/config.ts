@@ -1,5 +1,6 @@
 /** Reading config.json: every number is checked and capped before anything is built from it. */
 import { FormatError, OptionError } from "../errors.ts";
+import { isJsonObject, type JsonObject, parseJson } from "../io/json.ts";
 
 export type Check = (value: unknown) => string | undefined;
 
@@ -123,16 +124,45 @@ const floatKeys: ReadonlySet<string> = new Set([
   "layer_norm_eps",
   "layer_norm_epsilon",
   "rms_norm_eps",
+  "time_step_limit",
 ]);
+
+/** How `transformers` writes the number that JSON has no word for. */
+export const infinity = { __float__: "Infinity" } as const;
+
+/** Begins a string that stands for a number in this form. */
+const mark = "\u0001";
+
+/**
+ * The contents of a config.json: strict JSON but for the bare word Infinity, which older versions of
+ * `transformers` write (Mamba-2's time_step_limit). It is read as newer ones write it, `infinity`.
+ * @param options.asWritten numbers are kept as they are written, for `configText` to write them so again
+ * @throws FormatError
+ */
+export function parseConfig(
+  source: string | Uint8Array,
+  where: string,
+  { asWritten = false }: { readonly asWritten?: boolean } = {},
+): JsonObject {
+  const config = parseJson(source, where, {
+    infinity,
+    ...(asWritten && { number: (text) => mark + text }),
+  });
+  if (isJsonObject(config)) return config;
+  throw new FormatError(`${where}: must be an object.`);
+}
 
 /** The text of a config.json, in which floats that are whole have their point. */
 export function configText(config: Readonly<Record<string, unknown>>): string {
-  const mark = "\u0001float:";
+  const asFloat = (value: unknown): unknown =>
+    Number.isSafeInteger(value) ? `${mark}${value}.0` : value;
   const text = JSON.stringify(
     config,
-    (key, value: unknown) =>
-      floatKeys.has(key) && Number.isSafeInteger(value) ? `${mark}${value}` : value,
+    (key, value: unknown) => {
+      if (!floatKeys.has(key)) return value;
+      return Array.isArray(value) ? value.map(asFloat) : asFloat(value);
+    },
     2,
   );
-  return `${text.replace(/"\\u0001float:(-?\d+)"/g, "$1.0")}\n`;
+  return `${text.replace(/"\\u0001(-?\d+(\.\d+)?([eE][+-]?\d+)?)"/g, "$1")}\n`;
 }

@@ -18,6 +18,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { plain, splitHeads } from "./bert-layers.ts";
 import { dropoutRate, layerCount, positive, readConfig, tokenId } from "./config.ts";
@@ -176,7 +177,10 @@ class Projector extends Module {
   }
 }
 
-export class DistilBert extends Module implements EncoderModel {
+export class DistilBert
+  extends Network<Value, EncoderOptions, EncoderResult>
+  implements EncoderModel
+{
   readonly kind = "encoder";
   readonly family = "distilbert";
   readonly sizes: EncoderSizes;
@@ -246,7 +250,7 @@ export class DistilBert extends Module implements EncoderModel {
     };
   }
 
-  forward(context: Context, ids: Value, options: EncoderOptions = {}): EncoderResult {
+  protected override pass(context: Context, ids: Value, options: EncoderOptions): EncoderResult {
     const [batch, length] = ids.shape as [number | string, number];
     const { word_embeddings, position_embeddings, LayerNorm: after } = this.#body.embeddings;
     const positions = options.positions

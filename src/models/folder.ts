@@ -2,14 +2,13 @@
 import { FormatError, MissingError, OptionError, UnsupportedError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
 import { openCheckpoint } from "../io/checkpoint.ts";
-import { isJsonObject, parseJson } from "../io/json.ts";
 import { fileDtype } from "../io/safetensors-types.ts";
 import { writeShards } from "../io/safetensors-write.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { type Dtype, isFloat } from "../tensor/dtype.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { configText } from "./config.ts";
+import { configText, parseConfig } from "./config.ts";
 import { families } from "./families.ts";
 import { withGguf } from "./gguf-folder.ts";
 import type { LanguageModel, ModelKind, PretrainedModel } from "./model.ts";
@@ -77,8 +76,7 @@ export async function readAnyConfig(
       `${path}: ${isFile ? "is a file and no model folder" : "not a model folder, it has no config.json"} — give a folder in the Hugging Face layout, or "builtin".`,
     );
   }
-  const config = parseJson(await files.readBytes(file, configLimit), file);
-  if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
+  const config = parseConfig(await files.readBytes(file, configLimit), file);
   const type = config["model_type"];
   const known = Object.keys(families).join(", ");
   if (typeof type !== "string") {

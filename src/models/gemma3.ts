@@ -17,6 +17,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { normal, zeros } from "../nn/init.ts";
 import { Linear, type LinearOptions } from "../nn/linear.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { type RopeScaling, type Rotation, rotate } from "../nn/rope.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
@@ -201,7 +202,7 @@ class Decoder extends Module {
   }
 }
 
-export class Gemma3 extends Module implements LanguageModel {
+export class Gemma3 extends Network<Value, ForwardOptions, ForwardResult> implements LanguageModel {
   readonly kind = "causal-lm";
   readonly family = "gemma3_text";
   readonly model: Decoder;
@@ -260,7 +261,7 @@ export class Gemma3 extends Module implements LanguageModel {
     return this.model.embed_tokens.weight;
   }
 
-  forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
+  protected override pass(context: Context, ids: Value, options: ForwardOptions): ForwardResult {
     const { embed_tokens, layers, norm } = this.model;
     const { slidingLayers, logitSoftcap } = this.#config;
     const { dModel } = this.sizes;

@@ -16,6 +16,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { normal, zeros } from "../nn/init.ts";
 import { Linear, type LinearOptions } from "../nn/linear.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type Rotation, rotate } from "../nn/rope.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
@@ -177,7 +178,10 @@ class Decoder extends Module {
   }
 }
 
-export class GptNeox extends Module implements LanguageModel {
+export class GptNeox
+  extends Network<Value, ForwardOptions, ForwardResult>
+  implements LanguageModel
+{
   readonly kind = "causal-lm";
   readonly family = "gpt_neox";
   readonly gpt_neox: Decoder;
@@ -221,7 +225,7 @@ export class GptNeox extends Module implements LanguageModel {
     return this.gpt_neox.embed_in.weight;
   }
 
-  forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
+  protected override pass(context: Context, ids: Value, options: ForwardOptions): ForwardResult {
     const { embed_in, layers, final_layer_norm } = this.gpt_neox;
     const size = ids.shape as BatchSize;
     const rotation = this.#rotations.of(ids, options.positions);

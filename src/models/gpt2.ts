@@ -18,6 +18,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import type { BatchSize } from "./causal.ts";
 import { flag, layerCount, positive, positiveReal, readConfig, refuseQuantized } from "./config.ts";
@@ -184,7 +185,7 @@ class Transformer extends Module {
   }
 }
 
-export class Gpt2 extends Module implements LanguageModel {
+export class Gpt2 extends Network<Value, ForwardOptions, ForwardResult> implements LanguageModel {
   readonly kind = "causal-lm";
   readonly family = "gpt2";
   readonly transformer: Transformer;
@@ -225,7 +226,7 @@ export class Gpt2 extends Module implements LanguageModel {
     return this.transformer.wte.weight;
   }
 
-  forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
+  protected override pass(context: Context, ids: Value, options: ForwardOptions): ForwardResult {
     const size = ids.shape as BatchSize;
     const [, length] = size;
     const { dModel } = this.sizes;

@@ -17,6 +17,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { type RopeOptions, type Rotation, rotate } from "../nn/rope.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
@@ -169,7 +170,7 @@ class Decoder extends Module {
   }
 }
 
-export class Llama extends Module implements LanguageModel {
+export class Llama extends Network<Value, ForwardOptions, ForwardResult> implements LanguageModel {
   readonly kind = "causal-lm";
   readonly family: string;
   readonly model: Decoder;
@@ -231,7 +232,7 @@ export class Llama extends Module implements LanguageModel {
     return this.model.embed_tokens.weight;
   }
 
-  forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
+  protected override pass(context: Context, ids: Value, options: ForwardOptions): ForwardResult {
     const { embed_tokens, layers, norm } = this.model;
     const size = ids.shape as BatchSize;
     const rotation = this.#rotations.of(ids, options.positions);

@@ -29,10 +29,11 @@ import { sum } from "../ir/reduce.ts";
 import { crossEntropy, type TensorRecord, type ValueRecord } from "../nn/index.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { configText, parseConfig } from "./config.ts";
 import { families } from "./families.ts";
 import { loadModel, saveModel } from "./folder.ts";
 import { Mamba, mambaFromConfig } from "./mamba.ts";
-import { mamba2FromConfig } from "./mamba2.ts";
+import { type Mamba2, mamba2FromConfig } from "./mamba2.ts";
 import type { ForwardOptions, LanguageModel } from "./model.ts";
 
 type Json = Readonly<Record<string, unknown>>;
@@ -274,6 +275,22 @@ describe("mambaFromConfig", () => {
       mamba2FromConfig({ hidden_size: 12, num_heads: 4, head_dim: 6, time_step_limit: [1, 0] }),
     ).toThrow(
       "mamba2: time_step_limit must be two numbers, the first from 0 and the second above it, got [1,0].",
+    );
+  });
+
+  test("takes a step limit without end, and writes it as transformers does", () => {
+    const sizes = { hidden_size: 12, num_heads: 4, head_dim: 6, n_groups: 1 };
+    const read = (limit: string): Mamba2 =>
+      mamba2FromConfig({
+        ...sizes,
+        ...parseConfig(`{"time_step_limit": ${limit}}`, "config.json"),
+      });
+    expect(read("[0.0, Infinity]").config).not.toHaveProperty("time_step_limit");
+    expect(configText(read("[1.0, Infinity]").config).replace(/\s/g, "")).toContain(
+      '"time_step_limit":[1.0,{"__float__":"Infinity"}]',
+    );
+    expect(configText(read("[0, 2]").config).replace(/\s/g, "")).toContain(
+      '"time_step_limit":[0.0,2.0]',
     );
   });
 

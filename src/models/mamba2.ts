@@ -7,7 +7,7 @@
  */
 import { OptionError } from "../errors.ts";
 import { Mamba2Mixer } from "../nn/mamba.ts";
-import { layerCount, positive, positiveReal, readConfig } from "./config.ts";
+import { infinity, layerCount, positive, positiveReal, readConfig } from "./config.ts";
 import { checkStateSpace, kernelWidth, mostTokens, StateSpaceModel } from "./state-space.ts";
 
 export interface Mamba2Config {
@@ -103,17 +103,6 @@ export class Mamba2 extends StateSpaceModel {
 /** Of float32. */
 const largest = (2 - 2 ** -23) * 2 ** 127;
 
-/** JSON has no infinity; transformers writes one so. */
-const infinity = { __float__: "Infinity" } as const;
-
-/**
- * JSON.stringify writes 1.0 as 1, and transformers takes no whole number for these: the next double, which
- * is the same number in float32.
- */
-function asFloat(x: number): number {
-  return Number.isInteger(x) ? Math.max(Number.MIN_VALUE, x * (1 + Number.EPSILON)) : x;
-}
-
 function toJson(config: Settled): Record<string, unknown> {
   const [low, high] = config.stepLimit;
   return {
@@ -134,7 +123,7 @@ function toJson(config: Settled): Record<string, unknown> {
     layer_norm_epsilon: config.epsilon,
     initializer_range: config.initializerRange,
     ...((low > 0 || high < Infinity) && {
-      time_step_limit: [asFloat(low), high === Infinity ? infinity : asFloat(high)],
+      time_step_limit: [low, high === Infinity ? infinity : high],
     }),
     tie_word_embeddings: config.tieEmbeddings,
   };

@@ -2,6 +2,7 @@
 import type { Value } from "../ir/graph.ts";
 import type { Context, Linear, Module, Slot } from "../nn/index.ts";
 import type { StaticShape } from "../tensor/shape.ts";
+import type { PeftPaths } from "./peft-paths.ts";
 
 /** Past keys and values of one layer: (B, Hkv, P, D) each. */
 export interface LayerPast {
@@ -75,6 +76,8 @@ export interface PretrainedModel extends Module {
    * name; they are skipped. Default: none.
    */
   readonly ignored?: RegExp;
+  /** Where adapter files of PEFT have other paths than this model; default: they have the same. */
+  readonly peftPaths?: PeftPaths;
 }
 
 /** A causal language model. */

@@ -16,6 +16,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { normal } from "../nn/init.ts";
 import { Linear, type LinearOptions } from "../nn/linear.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { type Rotation, rotate } from "../nn/rope.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
@@ -168,7 +169,7 @@ class Decoder extends Module {
   }
 }
 
-export class Phi3 extends Module implements LanguageModel {
+export class Phi3 extends Network<Value, ForwardOptions, ForwardResult> implements LanguageModel {
   readonly kind = "causal-lm";
   readonly family = "phi3";
   readonly model: Decoder;
@@ -212,7 +213,7 @@ export class Phi3 extends Module implements LanguageModel {
     return this.#rotations.cacheLimit;
   }
 
-  forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
+  protected override pass(context: Context, ids: Value, options: ForwardOptions): ForwardResult {
     const { embed_tokens, layers, norm } = this.model;
     const size = ids.shape as BatchSize;
     const rotation = this.#rotations.of(ids, options.positions);

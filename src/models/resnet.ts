@@ -16,6 +16,7 @@ import { Conv2d } from "../nn/conv.ts";
 import { fans, kaimingUniform } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { BatchNorm2d } from "../nn/norm.ts";
 import { globalAvgPool } from "../nn/pool.ts";
 import { oneOf, positive, readConfig, refuseQuantized } from "./config.ts";
@@ -206,7 +207,7 @@ function kaimingUniformOrBias(from: number): Initializer {
       : rng.uniforms(shape[0]!).map((u) => (2 * u - 1) / Math.sqrt(from));
 }
 
-export class ResNet extends Module implements VisionModel {
+export class ResNet extends Network<Value, VisionOptions, VisionResult> implements VisionModel {
   readonly kind = "vision";
   readonly family = "resnet";
   readonly classifier = "ResNetForImageClassification";
@@ -251,7 +252,7 @@ export class ResNet extends Module implements VisionModel {
     this.config = toJson(config, sizes);
   }
 
-  forward(context: Context, pixels: Value, options: VisionOptions = {}): VisionResult {
+  protected override pass(context: Context, pixels: Value, options: VisionOptions): VisionResult {
     const statistics = options.statistics ?? (context.training ? "batch" : "running");
     const x = this.#body.forward(context, pixels, statistics);
     const [batch, width, height, columns] = x.shape as [number, number, number, number];

@@ -17,6 +17,7 @@ import { dropout } from "../nn/dropout.ts";
 import { zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { BertBody, type BertSizes, plain, refuseVariants } from "./bert-layers.ts";
 import { dropoutRate, layerCount, positive, positiveReal, readConfig, tokenId } from "./config.ts";
@@ -117,7 +118,7 @@ class ClassificationHead extends Module {
   }
 }
 
-export class Roberta extends Module implements EncoderModel {
+export class Roberta extends Network<Value, EncoderOptions, EncoderResult> implements EncoderModel {
   readonly kind = "encoder";
   readonly family: RobertaFamily;
   readonly sizes: EncoderSizes;
@@ -199,7 +200,7 @@ export class Roberta extends Module implements EncoderModel {
     };
   }
 
-  forward(context: Context, ids: Value, options: EncoderOptions = {}): EncoderResult {
+  protected override pass(context: Context, ids: Value, options: EncoderOptions): EncoderResult {
     const [batch, length] = ids.shape as [number | string, number];
     const { embeddings, pooler } = this.#body;
     const places = options.positions ?? this.#places(ids);

@@ -10,6 +10,7 @@ import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import type { MixerOptions, MixerState } from "../nn/mamba.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import type { StaticShape } from "../tensor/shape.ts";
 import { linearsOf } from "./causal.ts";
@@ -73,7 +74,10 @@ class Backbone extends Module {
 }
 
 /** A causal language model whose layers carry a state. */
-export class StateSpaceModel extends Module implements LanguageModel {
+export class StateSpaceModel
+  extends Network<Value, ForwardOptions, ForwardResult>
+  implements LanguageModel
+{
   readonly kind = "causal-lm";
   readonly family: string;
   readonly backbone: Backbone;
@@ -116,7 +120,7 @@ export class StateSpaceModel extends Module implements LanguageModel {
    * Of `mask` only what `positions` says too can be followed, which is where texts of a packed row begin.
    * @throws UnsupportedError for keys and values of earlier tokens, and for a mask alone.
    */
-  forward(context: Context, ids: Value, options: ForwardOptions = {}): ForwardResult {
+  protected override pass(context: Context, ids: Value, options: ForwardOptions): ForwardResult {
     const { positions, state, lengths } = options;
     if (options.past) {
       throw new UnsupportedError(

@@ -20,11 +20,11 @@ import {
 import { valueAndGradWithAux } from "../autodiff/grad.ts";
 import { evaluate } from "../backend/compile.ts";
 import { nodeHost } from "../host/node.ts";
-import { Seq2SeqDecoder } from "../infer/seq2seq.ts";
+import { Seq2SeqDecoder, type Seq2SeqOptions } from "../infer/seq2seq.ts";
 import { cast, mul } from "../ir/elementwise.ts";
 import { sum } from "../ir/reduce.ts";
 import type { TensorRecord, ValueRecord } from "../nn/index.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import { families } from "./families.ts";
 import { loadAnyModel, saveModel } from "./folder.ts";
 import type { T5 } from "./t5.ts";
@@ -38,6 +38,17 @@ interface Case {
   readonly loss: number;
   readonly gradients: Readonly<Record<string, ShortGradient>>;
   readonly answers: readonly (readonly number[])[];
+  readonly beams: {
+    /** The token that ends these answers. */
+    readonly end: number;
+    readonly searches: Readonly<Record<string, Search>>;
+  };
+}
+
+interface Search {
+  readonly options: Readonly<Record<string, number | boolean | string>>;
+  readonly answers: readonly (readonly number[])[];
+  readonly scores: RawTensor;
 }
 
 const { buckets, cases } = fixture<{
@@ -47,6 +58,27 @@ const { buckets, cases } = fixture<{
 const { files } = nodeHost();
 const modelOf = (config: Readonly<Record<string, unknown>>): T5 =>
   families[config["model_type"] as string]!(config) as T5;
+
+/** The three sources without their padding. */
+function sourcesOf({ inputs }: Case): Int32Array<ArrayBuffer>[] {
+  const { source, mask } = tensorsOf(inputs);
+  const length = source!.shape[1]!;
+  return [0, 1, 2].map((row) =>
+    Int32Array.from(source!.data.slice(row * length, (row + 1) * length) as Int32Array).filter(
+      (_, i) => mask!.data[row * length + i] === 1,
+    ),
+  );
+}
+
+const beamOptions = ({
+  num_beams,
+  length_penalty,
+  early_stopping,
+}: Search["options"]): Seq2SeqOptions => ({
+  numBeams: num_beams as number,
+  ...(length_penalty !== undefined && { lengthPenalty: length_penalty as number }),
+  ...(early_stopping !== undefined && { earlyStopping: early_stopping as boolean | "never" }),
+});
 
 test("distances fall into transformers' buckets", () => {
   const ours = (isBothWays: boolean, count: number, most: number): number[] =>
@@ -88,13 +120,7 @@ describe.each(Object.entries(cases))("%s", (name, record) => {
   });
 
   test("answers as transformers' greedy search, sources of different lengths together", async () => {
-    const { source, mask } = tensorsOf(record.inputs);
-    const length = source!.shape[1]!;
-    const sources = [0, 1, 2].map((row) =>
-      Int32Array.from(source!.data.slice(row * length, (row + 1) * length) as Int32Array).filter(
-        (_, i) => mask!.data[row * length + i] === 1,
-      ),
-    );
+    const sources = sourcesOf(record);
     const decoder = new Seq2SeqDecoder(model, params, await parityBackend());
     try {
       const answers = await decoder.generate(sources, { maxNewTokens: 12 });
@@ -103,6 +129,43 @@ describe.each(Object.entries(cases))("%s", (name, record) => {
         return end < 0 ? row : row.slice(0, end);
       });
       expect(answers.map(({ tokens }) => [...tokens])).toEqual(expected);
+    } finally {
+      await decoder.release();
+    }
+  });
+
+  test("answers as transformers' beam search, with its scores", async () => {
+    const { end, searches } = record.beams;
+    const sources = sourcesOf(record);
+    const ending = modelOf({ ...record.config, eos_token_id: end });
+    const decoder = new Seq2SeqDecoder(ending, params, await parityBackend());
+    try {
+      for (const [kind, { options, answers, scores }] of Object.entries(searches)) {
+        const made = await decoder.generate(sources, { maxNewTokens: 9, ...beamOptions(options) });
+        const expected = answers.map((row) => {
+          const at = row.indexOf(end);
+          return at < 0 ? row : row.slice(0, at);
+        });
+        expect(
+          made.map(({ tokens }) => [...tokens]),
+          kind,
+        ).toEqual(expected);
+        const reasons = answers.map((row) => (row.includes(end) ? "stop" : "length"));
+        expect(
+          made.map(({ finishReason }) => finishReason),
+          kind,
+        ).toEqual(reasons);
+        const ours = Tensor.from(
+          made.map(({ score }) => score!),
+          [sources.length],
+        );
+        expect(relativeDifference(ours, tensorOf(scores)), kind).toBeLessThan(1e-5);
+        // Alone as among others.
+        const [alone] = await decoder.generate([sources[2]!], {
+          ...{ maxNewTokens: 9, ...beamOptions(options) },
+        });
+        expect([...alone!.tokens], kind).toEqual(expected[2]);
+      }
     } finally {
       await decoder.release();
     }

@@ -17,6 +17,7 @@ import { dropout } from "../nn/dropout.ts";
 import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
+import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { toStatic } from "../tensor/shape.ts";
 import { plain, splitHeads } from "./bert-layers.ts";
@@ -29,8 +30,16 @@ import {
   refuseQuantized,
 } from "./config.ts";
 import { childrenOf, type HeadConfig, headJson, linearLayers, readHead } from "./heads.ts";
-import type { HeadTask, PictureHead, VisionModel, VisionResult, VisionSizes } from "./model.ts";
+import type {
+  HeadTask,
+  PictureHead,
+  VisionModel,
+  VisionOptions,
+  VisionResult,
+  VisionSizes,
+} from "./model.ts";
 import { checkPatches, needPictures, oneOrBoth, patchSequence, readSides } from "./patches.ts";
+import { type PeftPaths, renamedParts } from "./peft-paths.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -215,7 +224,17 @@ function patchesOf({ imageSize, patchSize }: Pick<VitConfig, "imageSize" | "patc
   return Math.floor(imageSize[0] / patchSize[0]) * Math.floor(imageSize[1] / patchSize[1]);
 }
 
-export class Vit extends Module implements VisionModel {
+const peftPaths = renamedParts([
+  ["encoder.layer", "layers"],
+  ["attention.attention.query", "attention.q_proj"],
+  ["attention.attention.key", "attention.k_proj"],
+  ["attention.attention.value", "attention.v_proj"],
+  ["attention.output.dense", "attention.o_proj"],
+  ["intermediate.dense", "mlp.fc1"],
+  ["output.dense", "mlp.fc2"],
+]);
+
+export class Vit extends Network<Value, VisionOptions, VisionResult> implements VisionModel {
   readonly kind = "vision";
   readonly family = "vit";
   readonly classifier = "ViTForImageClassification";
@@ -227,6 +246,7 @@ export class Vit extends Module implements VisionModel {
   readonly head: PictureHead | undefined;
   /** The token of masked patches, and a pooler that the head does not read. */
   readonly ignored: RegExp;
+  readonly peftPaths: PeftPaths = peftPaths;
   readonly #body: Body;
   readonly #sizes: Sizes;
   readonly #output: Linear | undefined;
@@ -273,7 +293,7 @@ export class Vit extends Module implements VisionModel {
     this.config = toJson(config, sizes);
   }
 
-  forward(context: Context, pixels: Value): VisionResult {
+  protected override pass(context: Context, pixels: Value): VisionResult {
     needPictures("vit", pixels, this.sizes);
     const { embeddings, encoder, layernorm, pooler } = this.#body;
     const { dModel, poolerActivation } = this.#sizes;

@@ -12,6 +12,7 @@ export * from "./mamba.ts";
 export * from "./module.ts";
 export * from "./moe.ts";
 export * from "./multihead.ts";
+export * from "./network.ts";
 export * from "./norm.ts";
 export * from "./pool.ts";
 export * from "./quantize.ts";

@@ -8,7 +8,7 @@ import { MissingError, ShapeError } from "../errors.ts";
 import type { Spec, Value } from "../ir/graph.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Rng } from "../tensor/rng.ts";
-import { type StaticShape, sameShape, showShape } from "../tensor/shape.ts";
+import { type Dim, type StaticShape, sameShape, showShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
 /** Numbers for a new parameter of a shape. */
@@ -37,8 +37,29 @@ export class Slot implements Spec {
 export type ValueRecord = Readonly<Record<string, Value>>;
 export type TensorRecord = Record<string, Tensor>;
 
+/** What a block tells of a place inside it, beside the input and output that stand there. */
+export interface Place {
+  /** The residual stream that the output is added to, (B·T, D). */
+  readonly stream?: Value;
+  /** Rows and tokens of the batch. */
+  readonly size?: readonly [batch: Dim, length: Dim];
+  /** Attention's probabilities, (B, H, T, S); the same nodes as those it computes with. */
+  readonly attention?: () => Value;
+}
+
 /** Wraps a module's output where an adapter sits: (input, base output) → output. */
-export type SiteFn = (input: Value, output: Value, context: Context) => Value;
+export type SiteFn = (input: Value, output: Value, context: Context, place: Place) => Value;
+
+/**
+ * Wraps a whole forward pass: a first pass that steers the second, keys that stand before all others.
+ * `forward` runs the model's own pass and is not wrapped again.
+ */
+export type AroundFn = <I, O, R>(
+  forward: (context: Context, input: I, options: O) => R,
+  context: Context,
+  input: I,
+  options: O,
+) => R;
 
 /** Random numbers for a named site of a step: uniform in [0, 1), of the given shape. */
 export type Noise = (site: string, shape: StaticShape) => Value;
@@ -52,6 +73,10 @@ export interface ContextOptions {
   readonly replace?: ReadonlyMap<Slot, (context: Context) => Value>;
   /** Layers that compute with their weight in another form than a float matrix. */
   readonly linear?: ReadonlyMap<Module, (input: Value, context: Context) => Value>;
+  /** Stands around the model's forward pass. */
+  readonly around?: AroundFn | undefined;
+  /** Values that hold for a whole pass and are read at sites, by name. */
+  readonly signals?: ValueRecord;
   /** Recompute blocks in the backward pass instead of keeping their insides. */
   readonly checkpoint?: boolean;
 }
@@ -62,15 +87,17 @@ export class Context {
   readonly options: ContextOptions;
   readonly #values: ReadonlyMap<Slot, Value>;
   readonly #paths: ReadonlyMap<Slot | Module, string>;
-  readonly #updates: Map<Slot, Value> = new Map();
+  readonly #updates: Map<Slot, Value>;
 
   constructor(
     values: ReadonlyMap<Slot, Value>,
     paths: ReadonlyMap<Slot | Module, string>,
     options: ContextOptions,
+    updates: Map<Slot, Value> = new Map(),
   ) {
     this.#values = values;
     this.#paths = paths;
+    this.#updates = updates;
     this.training = options.training ?? false;
     this.options = options;
   }
@@ -98,15 +125,21 @@ export class Context {
     return this.#updates;
   }
 
+  /** The same values and state, with other options in place of some. */
+  with(options: ContextOptions): Context {
+    const all = { ...this.options, ...options };
+    return new Context(this.#values, this.#paths, all, this.#updates);
+  }
+
   /** Where a module or slot stands in the tree. */
   path(item: Module | Slot): string {
     return this.#paths.get(item) ?? "";
   }
 
   /** A module's output as adapters leave it. */
-  site(module: Module, input: Value, output: Value): Value {
+  site(module: Module, input: Value, output: Value, place: Place = {}): Value {
     const wrap = this.options.sites?.get(module);
-    return wrap ? wrap(input, output, this) : output;
+    return wrap ? wrap(input, output, this, place) : output;
   }
 }
 

@@ -12,6 +12,11 @@ export interface QuantizeOptions {
   readonly bits?: 4 | 8;
   /** Weights of a row that share a scale: a power of two from 16 that divides its length; default 32. */
   readonly blockSize?: number;
+  /**
+   * "int8" lets decoding round what a weight is multiplied with to 8 bits a block, as llama.cpp does: several
+   * times faster, and off by about 0.4 %. Default "float32".
+   */
+  readonly activations?: "float32" | "int8";
 }
 
 export interface QuantizedWeight {
@@ -38,7 +43,7 @@ export function quantizeWeight(
   [outFeatures, inFeatures]: readonly [out: number, inputs: number],
   options: QuantizeOptions = {},
 ): QuantizedWeight {
-  const { bits = 4, blockSize = 32 } = options;
+  const { bits = 4, blockSize = 32, activations } = options;
   if (weight.length !== outFeatures * inFeatures) {
     throw new ShapeError(
       `quantizeWeight: (${outFeatures}, ${inFeatures}) holds ${outFeatures * inFeatures} numbers, got ${weight.length}.`,
@@ -82,7 +87,7 @@ export function quantizeWeight(
   return {
     packed: new Tensor("uint8", [outFeatures, blocks, bytes], packed),
     scales: new Tensor("float32", [outFeatures, blocks], scales),
-    attrs: { bits, blockSize, inFeatures, outFeatures },
+    attrs: { bits, blockSize, inFeatures, outFeatures, ...(activations && { activations }) },
   };
 }
 

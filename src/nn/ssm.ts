@@ -14,11 +14,10 @@
  *   Δ → delta, x → x, A → a, B → b, C → c, D → skip, h → state
  */
 import { OptionError } from "../errors.ts";
-import { scan } from "../ir/control.ts";
-import { add, cast, exp, mul, not } from "../ir/elementwise.ts";
+import { add, exp, mul } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { repeatInterleave } from "../ir/indexing.ts";
-import { expand, reshape, swapAxes, unsqueeze } from "../ir/layout.ts";
+import { expand, unsqueeze } from "../ir/layout.ts";
 import { sum } from "../ir/reduce.ts";
 import { selectiveScan as selectiveScanOf } from "../ir/selective-scan.ts";
 import { ssd as ssdOf } from "../ir/ssd.ts";
@@ -43,36 +42,6 @@ export interface SelectiveScanInputs {
   readonly resets?: Value;
   /** The state before the first step, (B, D, N); default zeros. */
   readonly initial?: Value;
-}
-
-/**
- * A recurrence one step after another, for batches whose size is a symbol: chunks need it known.
- * @param parts (B, T, …) each
- * @param step the state and one step of each part (B, …) → y and the next state
- */
-function stepByStep<P extends Readonly<Record<string, Value>>>(
-  parts: P,
-  initial: Value,
-  resets: Value | undefined,
-  step: (state: Value, part: P) => [y: Value, next: Value],
-): { y: Value; state: Value } {
-  const timeFirst = (value: Value): Value => swapAxes(value, 0, 1);
-  const moved = Object.fromEntries(
-    Object.entries(parts).map(([name, value]) => [name, timeFirst(value)]),
-  ) as P;
-  const goesOn = resets ? [timeFirst(cast(not(resets), initial.dtype))] : [];
-  const ones = initial.shape.slice(1).map(() => 1);
-  const [state, ys] = scan(
-    (held: Value, [part, kept]: readonly [P, readonly Value[]]) => {
-      const keep = kept[0];
-      const before = keep ? mul(held, reshape(keep, [keep.shape[0]!, ...ones])) : held;
-      const [y, next] = step(before, part);
-      return [next, y] as const;
-    },
-    initial,
-    [moved, goesOn] as const,
-  );
-  return { y: timeFirst(ys), state };
 }
 
 export interface ChunkOptions {
@@ -107,15 +76,10 @@ export function selectiveScan(
   options: ChunkOptions = {},
 ): { y: Value; state: Value } {
   const { skip, ...rest } = inputs;
-  const { x, delta, a, b, c } = inputs;
+  const { x, a } = inputs;
   const chunk = chunkOf("selectiveScan", options, x.shape[1]);
   const initial = inputs.initial ?? zeros(x, [x.shape[0], x.shape[2], a.shape[1]]);
-  const { y, state } =
-    typeof x.shape[0] === "number"
-      ? selectiveScanOf({ ...rest, initial }, chunk)
-      : stepByStep({ x, delta, b, c }, initial, inputs.resets, (held, part) =>
-          selectiveStep(held, { ...part, a }),
-        );
+  const { y, state } = selectiveScanOf({ ...rest, initial }, chunk);
   return { y: skip ? add(y, mul(x, skip)) : y, state };
 }
 
@@ -174,15 +138,7 @@ export function ssd(inputs: SsdInputs, options: ChunkOptions = {}): { y: Value; 
   const chunk = chunkOf("ssd", options, x.shape[1]);
   const [batch, , heads, width] = x.shape;
   const initial = inputs.initial ?? zeros(x, [batch, heads, width, b.shape[3]]);
-  const { y, state } =
-    typeof batch === "number"
-      ? ssdOf({ ...rest, initial }, chunk)
-      : stepByStep(
-          { x, delta: inputs.delta, b, c: inputs.c },
-          initial,
-          inputs.resets,
-          (held, part) => ssdStep(held, { ...part, a: inputs.a }),
-        );
+  const { y, state } = ssdOf({ ...rest, initial }, chunk);
   return { y: skip ? add(y, mul(x, unsqueeze(skip, 1))) : y, state };
 }
 

@@ -17,7 +17,11 @@ export interface RunState {
   readonly optimizer: {
     readonly step: number;
     readonly tensors: Readonly<Record<string, Tensor>>;
+    /** Updates made before it was made to forget; default 0. */
+    readonly origin?: number;
   };
+  /** What hooks changed, by name; default nothing. */
+  readonly buffers?: Readonly<Record<string, Tensor>>;
 }
 
 export interface SavedState extends RunState {
@@ -29,7 +33,7 @@ const format = "plasticity checkpoint";
 const version = "1";
 const maxNotes = 2 ** 20;
 
-const [paramPrefix, statePrefix] = ["param/", "optimizer/"] as const;
+const [paramPrefix, statePrefix, bufferPrefix] = ["param/", "optimizer/", "buffer/"] as const;
 
 /** The sum of all numbers' bytes, in the order of their names. */
 function sumOf(entries: readonly (readonly [name: string, tensor: Tensor])[]): string {
@@ -45,7 +49,7 @@ function sumOf(entries: readonly (readonly [name: string, tensor: Tensor])[]): s
 export async function saveState(
   files: Files,
   path: string,
-  { params, optimizer }: RunState,
+  { params, optimizer, buffers = {} }: RunState,
   notes: Readonly<Record<string, unknown>> = {},
 ): Promise<void> {
   const entries = [
@@ -53,11 +57,13 @@ export async function saveState(
     ...Object.entries(optimizer.tensors).map(
       ([name, tensor]) => [statePrefix + name, tensor] as const,
     ),
+    ...Object.entries(buffers).map(([name, tensor]) => [bufferPrefix + name, tensor] as const),
   ];
   await writeSafetensors(files, path, entries, {
     format,
     version,
     step: String(optimizer.step),
+    ...(optimizer.origin && { origin: String(optimizer.origin) }),
     crc32c: sumOf(entries),
     notes: JSON.stringify(notes),
   });
@@ -82,26 +88,36 @@ export async function loadState(files: Files, path: string): Promise<SavedState>
     if (!/^\d{1,15}$/.test(metadata["step"] ?? "")) {
       throw wrong(`step must be a whole number, got ${JSON.stringify(metadata["step"] ?? null)}.`);
     }
+    const origin = Number(metadata["origin"] ?? 0);
+    if (!/^\d{1,15}$/.test(metadata["origin"] ?? "0") || origin > step) {
+      throw wrong(
+        `origin must be a whole number up to its step, got ${JSON.stringify(metadata["origin"])}.`,
+      );
+    }
     const bytes = new TextEncoder().encode(metadata["notes"] ?? "{}");
     const notes = parseJson(bytes, `${path}: notes`, { maxBytes: maxNotes });
     if (!isJsonObject(notes)) throw wrong("its notes must be an object.");
     const params: Record<string, Tensor> = {};
     const tensors: Record<string, Tensor> = {};
+    const buffers: Record<string, Tensor> = {};
     for (const name of file.entries.keys()) {
       if (name.startsWith(paramPrefix)) {
         params[name.slice(paramPrefix.length)] = await file.read(name);
       } else if (name.startsWith(statePrefix)) {
         tensors[name.slice(statePrefix.length)] = await file.read(name);
+      } else if (name.startsWith(bufferPrefix)) {
+        buffers[name.slice(bufferPrefix.length)] = await file.read(name);
       } else throw wrong(`has the tensor ${JSON.stringify(name)}, which no checkpoint has.`);
     }
     const all = [
       ...Object.entries(params).map(([name, tensor]) => [paramPrefix + name, tensor] as const),
       ...Object.entries(tensors).map(([name, tensor]) => [statePrefix + name, tensor] as const),
+      ...Object.entries(buffers).map(([name, tensor]) => [bufferPrefix + name, tensor] as const),
     ];
     if (sumOf(all) !== metadata["crc32c"]) {
       throw wrong("its numbers do not match its sum — the file is damaged.");
     }
-    return { params, optimizer: { step, tensors }, notes };
+    return { params, optimizer: { step, origin, tensors }, buffers, notes };
   } finally {
     await file.close();
   }

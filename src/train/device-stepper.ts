@@ -28,11 +28,12 @@ import {
   TrainProgram,
   type Weights,
 } from "./program.ts";
-import type { StepPart, Stepper, StepperOptions, StepResult } from "./stepper.ts";
+import type { StepPart, Stepper, StepperChanges, StepperOptions, StepResult } from "./stepper.ts";
 import {
   checkLearningRate,
   checkParts,
   checkState,
+  checkWrite,
   planUpdate,
   totalWeight,
   type UpdatePlan,
@@ -62,6 +63,9 @@ export class DeviceStepper implements Stepper {
   readonly #options: StepperOptions;
   #update: Executable | undefined;
   #step = 0;
+  #origin = 0;
+  /** Where the gradients of the last step are. */
+  #lastGradients: Weights | undefined;
   #isReleased = false;
 
   private constructor(
@@ -135,7 +139,8 @@ export class DeviceStepper implements Stepper {
         i > 0 ? gradients(i - 1) : undefined,
       );
     }
-    const gradientNorm = await this.#runUpdate(learningRate, gradients(parts.length - 1));
+    this.#lastGradients = gradients(parts.length - 1);
+    const gradientNorm = await this.#runUpdate(learningRate, this.#lastGradients);
     const isApplied = Number.isFinite(gradientNorm);
     if (isApplied) {
       this.#step++;
@@ -158,7 +163,7 @@ export class DeviceStepper implements Stepper {
         ...entries.flatMap(({ path, onDevice: { now, mask } }) =>
           Object.values(updateInputs<AnyTensor>(now, gradients[path]!, mask)),
         ),
-        Tensor.from(updateScalars(entries, this.#step + 1, learningRate)),
+        Tensor.from(updateScalars(entries, this.#step + 1 - this.#origin, learningRate)),
       ],
       [undefined, ...entries.flatMap(({ onDevice }) => Object.values(onDevice.next))],
     );
@@ -196,7 +201,48 @@ export class DeviceStepper implements Stepper {
       const { param: _, ...state } = onDevice.now;
       for (const [name, tensor] of Object.entries(state)) tensors[`${path}.${name}`] = tensor;
     }
-    return { step: this.#step, tensors: await readAll(tensors) };
+    return { step: this.#step, origin: this.#origin, tensors: await readAll(tensors) };
+  }
+
+  async gradients(): Promise<TensorRecord> {
+    if (!this.#lastGradients) throw new StateError("stepper: no step was made yet.");
+    return readAll(this.#lastGradients as Record<string, DeviceTensor>);
+  }
+
+  async write({ params = {}, frozen = {}, resetOptimizer }: StepperChanges): Promise<void> {
+    checkWrite("trained parameter", this.#current("param"), params);
+    checkWrite("frozen tensor", this.#frozen, frozen);
+    const made: DeviceTensor[] = [];
+    const upload = (tensor: Tensor): Promise<DeviceTensor> =>
+      keep(made, this.#device.upload(tensor));
+    const zeros = (of: StaticShape): Promise<DeviceTensor> =>
+      keep(made, this.#device.allocate(of, "float32"));
+    const swaps: (() => void)[] = [];
+    const swap = (into: Record<string, AnyTensor>, name: string, tensor: AnyTensor): void => {
+      swaps.push(() => {
+        releaseAll([into[name]!]);
+        into[name] = tensor;
+      });
+    };
+    try {
+      for (const [name, tensor] of Object.entries(frozen)) {
+        const kept = this.#device.keeps(tensor.dtype) ? await upload(tensor) : tensor.clone();
+        swap(this.#frozen as Record<string, AnyTensor>, name, kept);
+      }
+      for (const { path, shapes, onDevice } of this.#entries) {
+        const param = params[path];
+        if (param) swap(onDevice.now, "param", await upload(param.to("float32")));
+        if (!resetOptimizer) continue;
+        for (const [name, shape] of Object.entries(shapes)) {
+          if (name !== "param" && name !== "ema") swap(onDevice.now, name, await zeros(shape));
+        }
+      }
+    } catch (error) {
+      releaseAll(made);
+      throw error;
+    }
+    for (const change of swaps) change();
+    if (resetOptimizer) this.#origin = this.#step;
   }
 
   async load(params: Readonly<Record<string, Tensor>>, state: UpdateState): Promise<void> {
@@ -229,6 +275,7 @@ export class DeviceStepper implements Stepper {
       onDevice.now = loaded[i]!;
     });
     this.#step = state.step;
+    this.#origin = state.origin ?? 0;
   }
 
   async release(): Promise<void> {

@@ -5,13 +5,13 @@ import { memorySet } from "../data/set.ts";
 import type { Clock } from "../host/host.ts";
 import type { Module } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
-import { decayGroups } from "../optim/groups.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { causalLm } from "./causal-lm.ts";
 import { type Examples, type FinetuneOptions, Finetuner } from "./finetune.ts";
 import { type Trainee, TrainProgram } from "./program.ts";
 import type { StepPart } from "./stepper.ts";
+import { groupsOf } from "./trainee.ts";
 
 /** Steps looked at, spread over the whole training. */
 const sampledSteps = 48;
@@ -89,7 +89,7 @@ async function planOf(tuner: Finetuner): Promise<Plan> {
 
 /** Parameters, gradients, optimiser state and what is added up, in float32. */
 function trainedBytes(trainee: Trainee<Module>, options: FinetuneOptions): number {
-  const groups = decayGroups(trainee.trained, { weightDecay: 0.01 }, (weightDecay) =>
+  const groups = groupsOf(trainee, 0.01, (weightDecay) =>
     optimizerByName(options.optimizer ?? "adamw", { weightDecay }),
   );
   const copies = 2 + Number((options.accumulate ?? 1) > 1);

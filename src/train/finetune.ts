@@ -8,14 +8,15 @@ import { type AnyExampleSet, memorySet } from "../data/set.ts";
 import { OptionError, StateError } from "../errors.ts";
 import type { Module, TensorRecord } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
-import { decayGroups } from "../optim/groups.ts";
 import { type Schedule, scheduleByName } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { causalLm } from "./causal-lm.ts";
+import { HookRunner, phasedSchedule, withOwnBuffers } from "./hooks.ts";
 import type { Batch, EvalResult, Trainee } from "./program.ts";
 import { TrainProgram } from "./program.ts";
 import { makeStepper, type StepPart, type Stepper, type TrainState } from "./stepper.ts";
+import { groupsOf } from "./trainee.ts";
 
 export interface FinetuneOptions {
   /** Optimiser steps; default: `epochs` over the data. */
@@ -66,6 +67,8 @@ export interface FinetuneStep {
 export interface FinetuneResult {
   /** Trained parameters: the adapter's, or all. */
   readonly params: TensorRecord;
+  /** Buffers that changed with the training, as an adapter's masks; the others are as they were. */
+  readonly buffers: TensorRecord;
   readonly losses: readonly number[];
   readonly steps: number;
   readonly tokens: number;
@@ -152,6 +155,8 @@ export function scheduleOf(
 export interface FinetuneState {
   readonly params: Readonly<Record<string, Tensor>>;
   readonly optimizer: TrainState;
+  /** What hooks changed, by name; default nothing. */
+  readonly buffers?: Readonly<Record<string, Tensor>>;
   /** Tokens read so far. */
   readonly tokens: number;
 }
@@ -170,6 +175,7 @@ export class Finetuner {
   readonly #stepper: Stepper;
   readonly #rng: Rng;
   readonly #schedule: Schedule;
+  readonly #hooks: HookRunner;
   readonly #peak: number;
   #epoch = 0;
   #data: Epoch;
@@ -192,7 +198,8 @@ export class Finetuner {
     this.#peak = options.learningRate ?? (trainee.adapt ? adapter : full);
     this.#data = this.#dataOf(0);
     this.steps = options.steps ?? Math.ceil((options.epochs ?? 3) * this.#data.batches.length);
-    this.#schedule = scheduleOf(options, this.steps);
+    this.#schedule = phasedSchedule(trainee, this.steps, (steps) => scheduleOf(options, steps));
+    this.#hooks = new HookRunner(trainee, stepper, this.#rng, this.steps);
   }
 
   /**
@@ -213,16 +220,17 @@ export class Finetuner {
       );
     }
     const { weightDecay = 0.01, optimizer = "adamw" } = options;
-    const groups = decayGroups(trainee.trained, { weightDecay }, (decay) =>
+    const groups = groupsOf(trainee, weightDecay, (decay) =>
       optimizerByName(optimizer, { weightDecay: decay }),
     );
-    const stepper = await makeStepper(trainee, groups, backend, {
+    const own = withOwnBuffers(trainee);
+    const stepper = await makeStepper(own, groups, backend, {
       clipNorm: options.clipNorm ?? 1,
       accumulates: (options.accumulate ?? 1) > 1,
       checkpoint: options.checkpoint ?? false,
       cacheSize: 16,
     });
-    return new Finetuner(trainee, set, options, stepper);
+    return new Finetuner(own, set, options, stepper);
   }
 
   /** Steps made. */
@@ -304,6 +312,7 @@ export class Finetuner {
     if (step >= this.steps) return undefined;
     const { parts, examples, tokens } = await this.#read(step);
     const learningRate = options.learningRate ?? this.#peak * this.#schedule(step);
+    await this.#hooks.before(step);
     const { loss, gradientNorm, isApplied } = await this.#stepper.step(parts, learningRate);
     if (!isApplied || !Number.isFinite(loss)) {
       const [what, value] = Number.isFinite(loss)
@@ -315,6 +324,7 @@ export class Finetuner {
       );
     }
     this.#tokens += tokens;
+    const metrics = await this.#hooks.after(step + 1, loss);
     return {
       step: step + 1,
       steps: this.steps,
@@ -323,6 +333,7 @@ export class Finetuner {
       learningRate,
       gradientNorm,
       tokens: this.#tokens,
+      ...(Object.keys(metrics).length > 0 && { metrics }),
     };
   }
 
@@ -334,7 +345,7 @@ export class Finetuner {
   /** What `load` needs to go on from here, bit for bit. */
   async state(): Promise<FinetuneState> {
     const [params, optimizer] = [await this.#stepper.params(), await this.#stepper.state()];
-    return { params, optimizer, tokens: this.#tokens };
+    return { params, optimizer, buffers: this.#hooks.buffers, tokens: this.#tokens };
   }
 
   /**
@@ -347,6 +358,7 @@ export class Finetuner {
         `finetune: the state is of step ${state.optimizer.step}, these settings have ${this.steps} steps.`,
       );
     }
+    await this.#hooks.load(state.buffers);
     await this.#stepper.load(state.params, state.optimizer);
     this.#tokens = state.tokens;
     [this.#epoch, this.#start, this.#data] = [0, 0, this.#dataOf(0)];
@@ -395,7 +407,15 @@ export async function* finetuneSteps(
       yield info;
     }
     const isStopped = tuner.step < tuner.steps;
-    return { params: await tuner.params(), losses, steps: losses.length, tokens, isStopped };
+    const { params, buffers = {} } = await tuner.state();
+    return {
+      params: { ...params },
+      buffers: { ...buffers },
+      losses,
+      steps: losses.length,
+      tokens,
+      isStopped,
+    };
   } finally {
     await tuner.release();
   }

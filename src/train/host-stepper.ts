@@ -4,8 +4,8 @@ import type { Module, TensorRecord } from "../nn/module.ts";
 import type { ParameterGroup } from "../optim/groups.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Batch, type EvalResult, type Trainee, TrainProgram } from "./program.ts";
-import type { StepPart, Stepper, StepperOptions, StepResult } from "./stepper.ts";
-import { checkParts, totalWeight, type UpdateState } from "./update.ts";
+import type { StepPart, Stepper, StepperChanges, StepperOptions, StepResult } from "./stepper.ts";
+import { checkParts, checkWrite, totalWeight, type UpdateState } from "./update.ts";
 import { Updater } from "./updater.ts";
 
 export class HostStepper implements Stepper {
@@ -14,9 +14,10 @@ export class HostStepper implements Stepper {
   readonly #accumulates: boolean;
   readonly #params: TensorRecord;
   readonly #gradients: TensorRecord;
+  readonly #frozen: TensorRecord;
 
   /**
-   * Copies the trained parameters.
+   * Copies the trained parameters. Frozen tensors are the trainee's own: `write` changes them.
    * @throws OptionError or DtypeError as `Updater` does.
    */
   constructor(
@@ -30,6 +31,7 @@ export class HostStepper implements Stepper {
     this.#accumulates = options.accumulates ?? false;
     this.#params = this.#updater.params;
     this.#gradients = this.#updater.gradients;
+    this.#frozen = trainee.frozen;
   }
 
   get stepCount(): number {
@@ -75,6 +77,23 @@ export class HostStepper implements Stepper {
 
   async load(params: Readonly<Record<string, Tensor>>, state: UpdateState): Promise<void> {
     this.#updater.load(params, state);
+  }
+
+  async gradients(): Promise<TensorRecord> {
+    return { ...this.#gradients };
+  }
+
+  async write({ params, frozen, resetOptimizer }: StepperChanges): Promise<void> {
+    checkWrite("trained parameter", this.#params, params);
+    checkWrite("frozen tensor", this.#frozen, frozen);
+    const pairs = [
+      ...Object.entries(params ?? {}).map(([name, from]) => [this.#params[name]!, from] as const),
+      ...Object.entries(frozen ?? {}).map(([name, from]) => [this.#frozen[name]!, from] as const),
+    ];
+    for (const [into, from] of pairs) {
+      if (into !== from) (into.data as Float32Array).set(from.data as Float32Array);
+    }
+    if (resetOptimizer) this.#updater.reset();
   }
 
   async release(): Promise<void> {

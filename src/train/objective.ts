@@ -1,4 +1,5 @@
 /** What is learnt: how examples become a batch, and a batch a loss. */
+import type { StepHook } from "../adapters/hook.ts";
 import type { Value } from "../ir/graph.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { Context, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
@@ -44,6 +45,8 @@ export interface Objective<M extends Module = LanguageModel, E = never> {
   readonly init?: (rng: Rng) => TensorRecord;
   /** Weights beside the model's that stay as they are, as a teacher's: by path. */
   readonly frozen?: TensorRecord;
+  /** What happens around each step: a schedule moves. The tensors that it changes are among `frozen`. */
+  readonly hook?: StepHook;
   /** Examples as one batch of `shape.rows` rows, of one of few shapes. */
   batch(examples: readonly E[], shape: BatchShape): Batch;
   /** The loss of a batch in graph operators. */

@@ -15,7 +15,6 @@ import { OptionError, StateError } from "../errors.ts";
 import { Decoder } from "../infer/decoder.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { optimizerByName } from "../optim/by-name.ts";
-import { decayGroups } from "../optim/groups.ts";
 import type { Schedule } from "../optim/schedule.ts";
 import { Rng } from "../tensor/rng.ts";
 import {
@@ -25,13 +24,14 @@ import {
   type ScoreOptions,
   scheduleOf,
 } from "./finetune.ts";
+import { HookRunner, phasedSchedule, withOwnBuffers } from "./hooks.ts";
 import type { Inspected, PolicyMethod, ScoredAnswer } from "./objectives/policies.ts";
 import type { Rollout } from "./objectives/rollout.ts";
 import type { Trainee } from "./program.ts";
 import type { Reward } from "./rewards.ts";
 import { packRollouts, unpackRollouts } from "./rollout-state.ts";
 import { makeStepper, type StepPart, type Stepper } from "./stepper.ts";
-import { ownWeights, withObjective } from "./trainee.ts";
+import { groupsOf, ownWeights, withObjective } from "./trainee.ts";
 
 /** What is asked, what is expected, and the whole as an example where the data has an answer. */
 export interface PolicyPrompt extends Question {
@@ -121,6 +121,7 @@ export class PolicyTrainer {
   readonly #backend: Backend;
   readonly #rng: Rng;
   readonly #schedule: Schedule;
+  readonly #hooks: HookRunner;
   readonly #peak: number;
   /** Parameters as the decoder reads them. */
   readonly #live: TensorRecord = {};
@@ -143,7 +144,8 @@ export class PolicyTrainer {
     this.#rng = new Rng(options.seed ?? 0);
     const { batchSize = 8, iterations = 1, epochs = 1 } = options;
     this.steps = options.steps ?? Math.ceil((epochs * prompts.length) / batchSize) * iterations;
-    this.#schedule = scheduleOf(options, this.steps);
+    this.#schedule = phasedSchedule(trainee, this.steps, (steps) => scheduleOf(options, steps));
+    this.#hooks = new HookRunner(trainee, stepper, this.#rng, this.steps);
     const { adapter, full } = options.method.objective.learningRate ?? {
       adapter: 1e-3,
       full: 1e-4,
@@ -171,16 +173,17 @@ export class PolicyTrainer {
       );
     }
     const whole = withObjective(trainee, method.objective, new Rng(options.seed ?? 0));
-    const groups = decayGroups(whole.trained, { weightDecay }, (decay) =>
+    const own = withOwnBuffers(whole);
+    const groups = groupsOf(own, weightDecay, (decay) =>
       optimizerByName(optimizer, { weightDecay: decay }),
     );
-    const stepper = await makeStepper(whole, groups, backend, {
+    const stepper = await makeStepper(own, groups, backend, {
       clipNorm: options.clipNorm ?? 1,
       accumulates: true,
       checkpoint: options.checkpoint ?? false,
       cacheSize: 16,
     });
-    return new PolicyTrainer(whole, prompts, backend, options, stepper);
+    return new PolicyTrainer(own, prompts, backend, options, stepper);
   }
 
   /** Steps made. */
@@ -200,7 +203,7 @@ export class PolicyTrainer {
     const base = ownWeights(this.#trainee);
     if (adapter) {
       this.#decoder ??= new Decoder(model, base, this.#backend, {
-        adapter: { adapter, params: this.#live },
+        adapter: { adapter, params: this.#live, buffers: this.#adapterBuffers() },
         ...(form && { form }),
         prepack: false,
       });
@@ -210,6 +213,13 @@ export class PolicyTrainer {
       });
     }
     return this.#decoder;
+  }
+
+  /** The adapter's own, as hooks leave them. */
+  #adapterBuffers(): TensorRecord {
+    const { adapter, frozen } = this.#trainee;
+    const names = Object.keys(adapter?.initBuffers?.() ?? {});
+    return Object.fromEntries(names.map((name) => [name, frozen[name]!]));
   }
 
   /** The prompts of a rollout: each epoch passes over all of them, in an order by the seed. */
@@ -345,6 +355,7 @@ export class PolicyTrainer {
     if (!this.#held) return undefined;
     const { rollouts, metrics } = this.#held;
     const learningRate = options.learningRate ?? this.#peak * this.#schedule(step);
+    await this.#hooks.before(step);
     const { loss, gradientNorm, isApplied } = await this.#stepper.step(
       this.#parts(rollouts, step),
       learningRate,
@@ -355,6 +366,7 @@ export class PolicyTrainer {
         { step: step + 1 },
       );
     }
+    const told = await this.#hooks.after(step + 1, loss);
     this.#tokens += rollouts.reduce((sum, { example }) => sum + example.ids.length, 0);
     return {
       step: step + 1,
@@ -364,7 +376,7 @@ export class PolicyTrainer {
       learningRate,
       gradientNorm,
       tokens: this.#tokens,
-      metrics,
+      metrics: { ...metrics, ...told },
     };
   }
 
@@ -375,24 +387,31 @@ export class PolicyTrainer {
 
   /** What `load` needs to go on from here, bit for bit; with the rollout it is in the middle of. */
   async state(): Promise<FinetuneState> {
-    const [params, { step, tensors }] = [await this.#stepper.params(), await this.#stepper.state()];
+    const params = await this.#stepper.params();
+    const { step, origin = 0, tensors } = await this.#stepper.state();
     const isMiddle = step % (this.#options.iterations ?? 1) !== 0;
     const held = isMiddle && this.#held ? packRollouts(this.#held) : {};
-    return { params, optimizer: { step, tensors: { ...tensors, ...held } }, tokens: this.#tokens };
+    return {
+      params,
+      optimizer: { step, origin, tensors: { ...tensors, ...held } },
+      buffers: this.#hooks.buffers,
+      tokens: this.#tokens,
+    };
   }
 
   /**
    * Goes on from where another stood.
    * @throws MissingError, ShapeError or StateError when the state belongs to other settings.
    */
-  async load({ params, optimizer, tokens }: FinetuneState): Promise<void> {
+  async load({ params, optimizer, buffers, tokens }: FinetuneState): Promise<void> {
     if (optimizer.step > this.steps) {
       throw new StateError(
         `policy: the state is of step ${optimizer.step}, these settings have ${this.steps} steps.`,
       );
     }
     const { held, others } = unpackRollouts(optimizer.tensors);
-    await this.#stepper.load(params, { step: optimizer.step, tensors: others });
+    await this.#hooks.load(buffers);
+    await this.#stepper.load(params, { ...optimizer, tensors: others });
     this.#held = held;
     this.#tokens = tokens;
   }

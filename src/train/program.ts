@@ -1,6 +1,7 @@
 /** The training step of a model as programs: loss and gradients, one per batch shape. */
 
 import type { Adapter } from "../adapters/adapter.ts";
+import type { StepHook } from "../adapters/hook.ts";
 import { gradientOf } from "../autodiff/grad.ts";
 import {
   type AnyTensor,
@@ -13,10 +14,11 @@ import { trace } from "../backend/compile.ts";
 import { SessionCache } from "../backend/ort/cache.ts";
 import { peakBytes } from "../backend/ort/peak.ts";
 import { OptionError, StateError } from "../errors.ts";
-import { add, div } from "../ir/elementwise.ts";
+import { add, div, mul } from "../ir/elementwise.ts";
 import { Graph, type Value } from "../ir/graph.ts";
+import { sum as sumOf } from "../ir/reduce.ts";
 import type { LanguageModel } from "../models/model.ts";
-import type { ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
+import type { Context, ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
 import type { Rng } from "../tensor/rng.ts";
 import { type StaticShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -34,8 +36,14 @@ export interface Trainee<M extends Module = LanguageModel> {
   readonly adapt?: (trained: ValueRecord, frozen: ValueRecord) => ContextOptions;
   /** Of that, what frozen weights in another form need. */
   readonly form?: (frozen: ValueRecord) => ContextOptions;
-  /** The adapter that `adapt` applies, for decoding. */
+  /** The adapter that `adapt` applies, for decoding; its buffers are among the frozen ones. */
   readonly adapter?: Adapter;
+  /** What happens around each step; the tensors that hooks change are among the frozen ones. */
+  readonly hooks?: readonly StepHook[];
+  /** A scalar that is added to the mean loss of each batch. */
+  readonly penalty?: (values: ValueRecord, context: Context) => Value;
+  /** How many times the learning rate a parameter takes; default 1. */
+  readonly learningRateScale?: (path: string) => number;
   /** What is learnt; default: the next token, `causalLm`. */
   readonly objective?: AnyObjective;
   /** Positions that the model has: padding ends there. Default: no end. */
@@ -258,8 +266,16 @@ export class TrainProgram {
             total: Value,
             earlier: ValueRecord,
           ) => {
-            const { sum } = objective.loss(sceneOf(own, fixed, p), p) as ObjectiveResult;
-            const loss = div(sum, total);
+            const scene = sceneOf(own, fixed, p);
+            const { sum } = objective.loss(scene, p) as ObjectiveResult;
+            const { penalty } = this.#trainee;
+            // Each part of a step bears the penalty by its share of the weights.
+            const loss = div(
+              penalty
+                ? add(sum, mul(penalty(scene.values, scene.context), sumOf(p["weights"]!)))
+                : sum,
+              total,
+            );
             const gradients = Object.entries(gradientOf(loss, own));
             if (mode === "train") return [loss, gradients.map(([, gradient]) => gradient)];
             return [loss, gradients.map(([path, more]) => add(earlier[path]!, more))];

@@ -263,7 +263,7 @@ export class Run {
    * @param keep from 1
    */
   async save(
-    { params, optimizer, tokens }: FinetuneState,
+    { params, optimizer, buffers, tokens }: FinetuneState,
     notes: Json,
     keep: number,
   ): Promise<void> {
@@ -271,15 +271,20 @@ export class Run {
     await this.#files.makeDirectory(inside);
     const name = `step-${String(optimizer.step).padStart(8, "0")}.safetensors`;
     const path = this.#files.join(inside, name);
-    await saveState(this.#files, path, { params, optimizer }, { ...notes, tokens });
+    const state = { params, optimizer, ...(buffers && { buffers }) };
+    await saveState(this.#files, path, state, { ...notes, tokens });
     const old = (await listCheckpoints(this.#files, this.folder)).slice(keep);
     for (const checkpoint of old) await this.#files.remove(checkpoint.path);
   }
 
   /** Keeps the parameters of the best evaluation beside the last checkpoints. */
-  async saveBest({ params, optimizer }: FinetuneState, notes: Json): Promise<void> {
+  async saveBest({ params, optimizer, buffers }: FinetuneState, notes: Json): Promise<void> {
     await this.#files.makeDirectory(this.path(names.checkpoints));
-    const state = { params, optimizer: { step: optimizer.step, tensors: {} } };
+    const state = {
+      params,
+      optimizer: { step: optimizer.step, tensors: {} },
+      ...(buffers && { buffers }),
+    };
     await saveState(this.#files, this.path(names.checkpoints, "best.safetensors"), state, notes);
   }
 
@@ -297,8 +302,14 @@ export class Run {
   ): Promise<(FinetuneState & { readonly notes: Json }) | undefined> {
     for (const { path } of await listCheckpoints(this.#files, this.folder)) {
       try {
-        const { params, optimizer, notes } = await loadState(this.#files, path);
-        return { params, optimizer, tokens: Number(notes["tokens"]), notes };
+        const { params, optimizer, buffers, notes } = await loadState(this.#files, path);
+        return {
+          params,
+          optimizer,
+          ...(buffers && { buffers }),
+          tokens: Number(notes["tokens"]),
+          notes,
+        };
       } catch (error) {
         if (!(error instanceof FormatError)) throw error;
         onDamaged(error.message);

@@ -56,8 +56,24 @@ export interface Stepper {
    * not kept here; nothing is changed then.
    */
   load(params: Readonly<Record<string, Tensor>>, state: UpdateState): Promise<void>;
+  /** Gradients of the last step before clipping, by path; as `params`. */
+  gradients(): Promise<TensorRecord>;
+  /**
+   * Writes parameters and frozen tensors over what was there.
+   * @throws StateError for a name that is not kept here, ShapeError for another shape; nothing is
+   * changed then.
+   */
+  write(changes: StepperChanges): Promise<void>;
   /** Frees sessions and device memory. */
   release(): Promise<void>;
+}
+
+export interface StepperChanges {
+  readonly params?: Readonly<Record<string, Tensor>>;
+  /** Of the trainee's frozen tensors. */
+  readonly frozen?: Readonly<Record<string, Tensor>>;
+  /** The optimiser forgets its moments and counts from 0; `stepCount` goes on. */
+  readonly resetOptimizer?: true;
 }
 
 /**

@@ -39,6 +39,8 @@ export interface TrainRunOptions {
 
 export interface TrainRunResult {
   readonly params: TensorRecord;
+  /** Buffers that changed with the training; the others are as they were. */
+  readonly buffers: TensorRecord;
   /** Of every step, those before a stop included. */
   readonly losses: readonly number[];
   /** Steps made, and that of the parameters. */
@@ -210,10 +212,11 @@ export async function trainRun(
   const isStopped = tuner.step < tuner.steps && !early;
   const useBest = earlyStopping !== Infinity && !isStopped;
   const best = useBest ? standing(evaluationsOf(run.metrics)).best : undefined;
-  const chosen = best ? (await run.best()).params : await tuner.params();
+  const chosen = best ? await run.best() : await tuner.state();
   return {
+    buffers: { ...chosen.buffers },
     params: Object.fromEntries(
-      Object.entries(chosen).map(([name, tensor]) => [name, tensor.to("float32")]),
+      Object.entries(chosen.params).map(([name, tensor]) => [name, tensor.to("float32")]),
     ),
     losses: run.metrics.flatMap((line) => (line["loss"] === undefined ? [] : [line["loss"]])),
     steps: tuner.step,

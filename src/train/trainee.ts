@@ -1,11 +1,14 @@
 /** What of a model is trained, and in which form the rest is kept. */
-import type { Adapter } from "../adapters/adapter.ts";
+import { adaptedContext, joinContexts } from "../adapters/adapted.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import { OptionError } from "../errors.ts";
 import type { LoadModelOptions } from "../models/folder.ts";
-import type { LanguageModel } from "../models/model.ts";
+import type { LanguageModel, PretrainedModel } from "../models/model.ts";
 import type { Linear } from "../nn/linear.ts";
-import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
+import type { Context, ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { type QuantizeOptions, quantizedLayers, quantizeLinear } from "../nn/quantize.ts";
+import { decayGroups, type ParameterGroup } from "../optim/groups.ts";
+import type { Optimizer } from "../optim/optimizer.ts";
 import { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { AnyObjective } from "./objective.ts";
@@ -29,7 +32,7 @@ export interface TraineeOptions {
 export function traineeOf(
   model: LanguageModel,
   params: TensorRecord,
-  adapter?: { readonly adapter: Adapter; readonly params: TensorRecord },
+  adapter?: LoadedAdapter,
   options: TraineeOptions = {},
 ): Trainee {
   const { freeze = [], quantize } = options;
@@ -45,11 +48,8 @@ export function traineeOf(
     return {
       model,
       maxLength: model.sizes.maxPositions,
-      frozen: base.params,
-      trained: adapter.params,
-      adapter: adapter.adapter,
       form: base.context,
-      adapt: (own, frozen) => ({ ...base.context(frozen), ...adapter.adapter.context(own) }),
+      ...withAdapter(model, base.params, adapter, base.context),
     };
   }
   if (quantize) {
@@ -77,6 +77,68 @@ export function traineeOf(
   };
 }
 
+/** What of a trainee an adapter decides. */
+export type AdapterParts = Required<Pick<Trainee, "frozen" | "trained" | "adapter" | "adapt">> &
+  Pick<Trainee, "hooks" | "penalty" | "learningRateScale">;
+
+/**
+ * An adapter beside frozen weights: those that it stands in for are let go, its buffers lie among them.
+ * @param form what frozen weights in another form need
+ */
+export function withAdapter(
+  model: PretrainedModel,
+  base: TensorRecord,
+  { adapter, params, buffers = {} }: LoadedAdapter,
+  form: (frozen: ValueRecord) => ContextOptions = () => ({}),
+): AdapterParts {
+  const replaced = new Set(adapter.replaces);
+  const kept = Object.entries(base).filter(([path]) => !replaced.has(path));
+  const names = Object.keys(buffers);
+  const valuesOf = (own: ValueRecord, frozen: ValueRecord): ValueRecord => ({
+    ...own,
+    ...Object.fromEntries(names.map((name) => [name, frozen[name]!])),
+  });
+  return {
+    frozen: { ...Object.fromEntries(kept), ...buffers },
+    trained: params,
+    adapter,
+    adapt: (own, frozen) =>
+      joinContexts(form(frozen), adaptedContext(adapter, model, valuesOf(own, frozen))),
+    ...(adapter.hook && { hooks: [adapter.hook] }),
+    ...(adapter.penalty && {
+      penalty: (values: ValueRecord, context: Context) => adapter.penalty!(values, context),
+    }),
+    ...(adapter.learningRateScale && {
+      learningRateScale: (path: string) => adapter.learningRateScale!(path),
+    }),
+  };
+}
+
+/**
+ * Parameters of a trainee by optimiser and rate: matrices decay, and those with a rate of their own stand
+ * apart.
+ */
+export function groupsOf(
+  { trained, learningRateScale }: Pick<Trainee<Module>, "trained" | "learningRateScale">,
+  weightDecay: number,
+  makeOptimizer: (weightDecay: number) => Optimizer,
+): ParameterGroup[] {
+  const groups = decayGroups(trained, { weightDecay }, makeOptimizer);
+  if (!learningRateScale) return groups;
+  return groups.flatMap(({ paths, optimizer }) => {
+    const byScale = new Map<number, string[]>();
+    for (const path of paths) {
+      const scale = learningRateScale(path);
+      byScale.set(scale, [...(byScale.get(scale) ?? []), path]);
+    }
+    return [...byScale].map(([scale, own]) => ({
+      paths: own,
+      optimizer,
+      learningRateScale: scale,
+    }));
+  });
+}
+
 /**
  * The trainee with another objective, and with what that trains or keeps beside the model.
  * @throws OptionError when a path is there twice.
@@ -102,6 +164,7 @@ export function withObjective(
     objective,
     trained: { ...trainee.trained, ...own },
     frozen: { ...trainee.frozen, ...frozen },
+    ...(objective.hook && { hooks: [...(trainee.hooks ?? []), objective.hook] }),
   };
 }
 
@@ -118,9 +181,9 @@ export function withReference(trainee: Trainee, params: TensorRecord): Trainee {
   return { ...trainee, frozen: { ...trainee.frozen, ...Object.fromEntries(copies) } };
 }
 
-/** The trainee's frozen weights that are the model's own, without a teacher's or a copy's: for decoding. */
-export function ownWeights({ frozen, objective }: Trainee): TensorRecord {
-  const others = objective?.frozen ?? {};
+/** The trainee's frozen weights that are the model's own, without an adapter's, a teacher's or a copy's. */
+export function ownWeights({ frozen, objective, adapter }: Trainee): TensorRecord {
+  const others = { ...objective?.frozen, ...adapter?.initBuffers?.() };
   return Object.fromEntries(
     Object.entries(frozen).filter(
       ([path]) => !path.startsWith(referencePrefix) && !Object.hasOwn(others, path),
@@ -183,7 +246,9 @@ export function quantizeModel(
     const { inFeatures, outFeatures } = layer;
     const blockSize = inFeatures / kept[`${name}.scales`]!.shape[1]!;
     const bits = ((kept[`${name}.packed`]!.shape[2]! * 8) / blockSize) as 4 | 8;
-    return { layer, name, attrs: { bits, blockSize, inFeatures, outFeatures } };
+    const { activations } = options;
+    const attrs = { bits, blockSize, inFeatures, outFeatures, ...(activations && { activations }) };
+    return { layer, name, attrs };
   });
   return {
     params: kept,

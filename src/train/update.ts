@@ -33,6 +33,8 @@ export interface UpdatePlan {
 export interface UpdateState {
   /** Updates made so far. */
   readonly step: number;
+  /** Those before the optimiser was made to forget; default 0. */
+  readonly origin?: number;
   readonly tensors: Readonly<Record<string, Tensor>>;
 }
 
@@ -165,6 +167,32 @@ export function checkState(
   }
   if (!(Number.isSafeInteger(state.step) && state.step >= 0)) {
     throw new StateError(`updater: step must be a whole number from 0, got ${state.step}.`);
+  }
+  const { origin = 0 } = state;
+  if (!(Number.isSafeInteger(origin) && origin >= 0 && origin <= state.step)) {
+    throw new StateError(
+      `updater: origin must be a whole number from 0 to the step ${state.step}, got ${origin}.`,
+    );
+  }
+}
+
+/**
+ * Checks tensors that are to be written over others.
+ * @param what they are, for the error
+ * @throws StateError for a name that is not kept here, ShapeError for another shape.
+ */
+export function checkWrite(
+  what: string,
+  own: Readonly<Record<string, { readonly shape: StaticShape }>>,
+  written: Readonly<Record<string, Tensor>> = {},
+): void {
+  for (const [name, { shape }] of Object.entries(written)) {
+    const into = Object.hasOwn(own, name) ? own[name] : undefined;
+    if (!into) throw new StateError(`stepper: "${name}" is no ${what} of this training.`);
+    if (sameShape(into.shape, shape)) continue;
+    throw new ShapeError(
+      `stepper: "${name}" must have shape ${showShape(into.shape)}, got ${showShape(shape)}.`,
+    );
   }
 }
 

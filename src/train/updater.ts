@@ -70,6 +70,7 @@ export class Updater {
   readonly #optimizerIds: Map<Optimizer, number> = new Map();
   #isAccumulating = false;
   #step = 0;
+  #origin = 0;
 
   /**
    * Copies the parameters into memory of its own.
@@ -192,7 +193,7 @@ export class Updater {
       if (entry.param.size === 0) continue;
       const { optimizer, learningRateScale = 1 } = entry.group;
       const numbers = {
-        ...optimizer.scalars(this.#step, learningRate * learningRateScale),
+        ...optimizer.scalars(this.#step - this.#origin, learningRate * learningRateScale),
         gradientScale: scale,
       };
       if (optimizer.elementwise) this.#runKernel(entry, numbers);
@@ -253,13 +254,21 @@ export class Updater {
    * Everything that a later run needs to go on, beside the parameters: `<path>.<slot>`. The tensors
    * are the updater's own and change with the next step.
    */
-  state(): { step: number; tensors: Record<string, Tensor> } {
+  state(): { step: number; origin: number; tensors: Record<string, Tensor> } {
     const tensors: Record<string, Tensor> = {};
     for (const { path, slots, ema } of this.#entries) {
       for (const [name, tensor] of Object.entries(slots)) tensors[`${path}.${name}`] = tensor;
       if (ema) tensors[`${path}.ema`] = ema;
     }
-    return { step: this.#step, tensors };
+    return { step: this.#step, origin: this.#origin, tensors };
+  }
+
+  /** Moments become zeros and steps count from here; running means of parameters stay. */
+  reset(): void {
+    for (const { slots } of this.#entries) {
+      for (const tensor of Object.values(slots)) tensor.data.fill(0);
+    }
+    this.#origin = this.#step;
   }
 
   /**
@@ -279,6 +288,7 @@ export class Updater {
     for (const { total } of this.#entries) total?.data.fill(0);
     this.#isAccumulating = false;
     this.#step = state.step;
+    this.#origin = state.origin ?? 0;
   }
 
   /** One parameter's arrays. */

@@ -265,8 +265,11 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
     return [scope.node("DequantizeLinear", [numbers, scales!, centre], attributes)];
   },
   quantizedLinear: (scope, [x, packed, scales], attrs, node) => {
-    if (attrs.bits !== 4 || !scope.isStored(packed!) || !scope.isStored(scales!)) {
-      // The kernel for blocks prepacks what is stored; else it unpacks slower than this, at every run.
+    const isRounded = attrs.activations === "int8";
+    const isStored = scope.isStored(packed!) && scope.isStored(scales!);
+    if (!isStored || (attrs.bits !== 4 && !isRounded)) {
+      // The kernel for blocks prepacks what is stored; else it unpacks slower than this, at every run, and
+      // with 8 bits and float activations it is slower in any case.
       const [weight] = table.dequantize!(scope, [packed!, scales!], attrs, node);
       return [scope.node("Gemm", [x!, weight!], { transB: int(1) })];
     }
@@ -276,6 +279,7 @@ const table: { readonly [O in OpName]?: Emit<O> } = {
       N: int(attrs.outFeatures),
       bits: int(attrs.bits),
       block_size: int(attrs.blockSize),
+      ...(isRounded && { accuracy_level: int(4) }),
     };
     return [scope.node("MatMulNBits", [x!, packed!, flat], attributes, contributed)];
   },

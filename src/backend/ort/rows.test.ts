@@ -101,6 +101,30 @@ const cases: readonly RowCase[] = [
       isFrozen,
     };
   }),
+  ...([4, 8] as const).map((width): RowCase => {
+    const attrs = {
+      bits: width,
+      blockSize,
+      inFeatures: 512,
+      outFeatures: 384,
+      activations: "int8",
+    } as const;
+    const [packed, scales] = packedWeight(attrs.inFeatures, attrs.outFeatures);
+    const bytes = packed!.data as Uint8Array<ArrayBuffer>;
+    // Of 8 bits twice the bytes: any will do.
+    const wide = new Uint8Array(bytes.length * 2).map((_, i) => (bytes[i >> 1]! * 7 + i) & 255);
+    const blocks = attrs.inFeatures / blockSize;
+    return {
+      name: `${width}-bit weight, stored, activations of 8 bits`,
+      fn: (x, q, s) => quantizedLinear(x, q, s, attrs),
+      perRow: [random([most, attrs.inFeatures])],
+      shared: [
+        width === 4 ? packed! : new Tensor("uint8", [attrs.outFeatures, blocks, blockSize], wide),
+        scales!,
+      ],
+      isFrozen: true,
+    };
+  }),
   {
     name: "attention scores, one query to a row",
     fn: (q, k) => dot(q, k, { transB: true, alpha: 0.125 }),

@@ -156,7 +156,8 @@ const realContests: readonly Contest[] = [
     weights: "smollm2-onnx",
     peer: transformersJs("decode-q8", "our ONNX export in q8"),
     rows: rate(1),
-    maxRounds: 3,
+    // Both round activations, each in its own way.
+    sureTokens: 0,
   },
   {
     ...realDecode,
@@ -182,12 +183,11 @@ const realContests: readonly Contest[] = [
     peer: llamaCpp("decode-q8", "GGUF Q8_0"),
     rows: rate(null),
     sureTokens: 0,
-    maxRounds: 3,
   },
   {
     ...realDecode,
     work: `${real}, decode, 4 bits`,
-    ours: "smollm2-decode-4bit",
+    ours: "smollm2-decode-4bit-int8",
     weights: "smollm2-gguf",
     peer: llamaCpp("decode-given", "the GGUF that was given"),
     rows: rate(null),

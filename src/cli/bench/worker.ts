@@ -8,7 +8,14 @@ import { serve, type Work } from "./serve.ts";
 import { decode } from "./works/decode.ts";
 import { gptAdamW, gptForwardBackward, loraJoined, loraQueryValue } from "./works/gpt.ts";
 import { products } from "./works/products.ts";
-import { realDecode, realDecode4, realDecode8, realLora, realLora4 } from "./works/real.ts";
+import {
+  realDecode,
+  realDecode4,
+  realDecode4Rounded,
+  realDecode8,
+  realLora,
+  realLora4,
+} from "./works/real.ts";
 import { shapes } from "./works/shapes.ts";
 import { cnnSgd, lstmAdamW } from "./works/small.ts";
 
@@ -26,6 +33,7 @@ const works: Readonly<Record<string, (threads: number, weights: string) => Promi
   "smollm2-decode": realDecode,
   "smollm2-decode-8bit": realDecode8,
   "smollm2-decode-4bit": realDecode4,
+  "smollm2-decode-4bit-int8": realDecode4Rounded,
   shapes,
 };
 

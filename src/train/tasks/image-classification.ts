@@ -1,5 +1,5 @@
 /** The class of a picture: cross-entropy of a classifier's logits, with a full training or an adapter. */
-import type { Adapter } from "../../adapters/adapter.ts";
+import { type Adapter, newNumbers } from "../../adapters/adapter.ts";
 import { withModules } from "../../adapters/saved-modules.ts";
 import type { Backend } from "../../backend/backend.ts";
 import { type Preprocessing, pixelsOf } from "../../data/images.ts";
@@ -21,6 +21,7 @@ import type { Rng } from "../../tensor/rng.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import type { Objective, Scene } from "../objective.ts";
 import { type Trainee, TrainProgram } from "../program.ts";
+import { withAdapter } from "../trainee.ts";
 
 export interface ImageClassificationOptions {
   /** Share of the target spread over all classes, in [0, 1); default 0. */
@@ -146,25 +147,21 @@ export function pictureAdapterTrainee(
   rng: Rng,
 ): { readonly trainee: Trainee<VisionModel>; readonly adapter: Adapter } {
   const adapter = withModules(inner, model, model.head?.modules ?? [], { params });
-  return {
-    adapter,
-    trainee: {
-      model,
-      objective,
-      frozen: params,
-      trained: adapter.init(rng),
-      adapter,
-      adapt: (own) => adapter.context(own),
-    },
-  };
+  const loaded = { adapter, ...newNumbers(adapter, rng) };
+  return { adapter, trainee: { model, objective, ...withAdapter(model, params, loaded) } };
 }
 
 /** The trained model's parameters whole: of a full training, or with the adapter written in. */
 export function mergedParams(
   { frozen, adapter }: Trainee<VisionModel>,
   trained: TensorRecord,
+  buffers: TensorRecord = {},
 ): TensorRecord {
-  return adapter ? { ...frozen, ...adapter.merge(frozen, trained) } : { ...frozen, ...trained };
+  if (!adapter) return { ...frozen, ...trained };
+  const all = { ...frozen, ...buffers };
+  const own = new Set(Object.keys(adapter.initBuffers?.() ?? {}));
+  const base = Object.fromEntries(Object.entries(all).filter(([path]) => !own.has(path)));
+  return { ...base, ...adapter.merge(base, trained, all) };
 }
 
 export interface PictureScores extends ClassificationScores {

@@ -1,5 +1,5 @@
 /** What a task is: data of its own, a head, an objective, and measures on held-out examples. */
-import type { Adapter } from "../../adapters/adapter.ts";
+import type { Adapter, LoadedAdapter } from "../../adapters/adapter.ts";
 import { withModules } from "../../adapters/saved-modules.ts";
 import type { Backend } from "../../backend/backend.ts";
 import type { Augmentation } from "../../data/augment.ts";
@@ -24,6 +24,7 @@ import type { Rng } from "../../tensor/rng.ts";
 import { scoreExamples } from "../finetune.ts";
 import type { AnyObjective } from "../objective.ts";
 import type { Trainee } from "../program.ts";
+import { withAdapter } from "../trainee.ts";
 
 export interface TaskOptions extends ReadTaskOptions, SplitOptions {
   /** A file to judge by; without it a share of the data is held out by hash. */
@@ -196,10 +197,7 @@ export function taskAdapter(task: OpenedTask, adapter: Adapter): Adapter {
  * What a task trains: an adapter and the task's modules, or all parameters.
  * @param adapter by `taskAdapter`
  */
-export function taskTrainee(
-  task: OpenedTask,
-  adapter?: { readonly adapter: Adapter; readonly params: TensorRecord },
-): Trainee<Module> {
+export function taskTrainee(task: OpenedTask, adapter?: LoadedAdapter): Trainee<Module> {
   const { model, params, objective } = task;
   const common = {
     model,
@@ -218,10 +216,7 @@ export function taskTrainee(
   }
   return {
     ...common,
-    frozen: params,
-    trained: adapter.params,
-    adapter: adapter.adapter,
     form: () => ({}),
-    adapt: (own) => adapter.adapter.context(own),
+    ...withAdapter(model, params, adapter),
   };
 }

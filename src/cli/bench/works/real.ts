@@ -69,9 +69,12 @@ export const realLora = (threads: number, folder: string): Promise<Work> =>
 export const realLora4 = (threads: number, folder: string): Promise<Work> =>
   train(threads, folder, { rows: 4, length: 256, bits: 4, checkpoint: true });
 
-async function decode(threads: number, folder: string, bits?: 4 | 8): Promise<Work> {
+async function decode(
+  threads: number,
+  folder: string,
+  quantize?: { readonly bits: 4 | 8; readonly activations?: "int8" },
+): Promise<Work> {
   const backend = await engine(threads);
-  const quantize = bits && { bits };
   const options: LoadModelOptions = quantize ? { keep: quantizedAsRead(quantize) } : {};
   const { model, params } = await loadModel(nodeHost().files, folder, options);
   const base = quantize ? quantizeModel(model, params, quantize) : undefined;
@@ -84,7 +87,9 @@ async function decode(threads: number, folder: string, bits?: 4 | 8): Promise<Wo
   );
   const prompt = Int32Array.from(taskOf(folder).prompt);
   const { note, version } = versionOf(backend);
-  const form = bits ? `${bits} bits in the blocks, float32 head and cache` : "float32 throughout";
+  const form = quantize
+    ? `${quantize.bits} bits in the blocks, activations in ${quantize.activations ?? "float32"}, float32 head and cache`
+    : "float32 throughout";
   return {
     version,
     note: `${note}, ${form}, one row`,
@@ -102,7 +107,10 @@ export const realDecode = (threads: number, folder: string): Promise<Work> =>
   decode(threads, folder);
 
 export const realDecode8 = (threads: number, folder: string): Promise<Work> =>
-  decode(threads, folder, 8);
+  decode(threads, folder, { bits: 8, activations: "int8" });
 
 export const realDecode4 = (threads: number, folder: string): Promise<Work> =>
-  decode(threads, folder, 4);
+  decode(threads, folder, { bits: 4 });
+
+export const realDecode4Rounded = (threads: number, folder: string): Promise<Work> =>
+  decode(threads, folder, { bits: 4, activations: "int8" });
