@@ -4,7 +4,8 @@
  * Hinton et al. 2015, arXiv:1503.02531 (forward KL); Gu et al., "MiniLLM", ICLR 2024, arXiv:2306.08543
  * (reverse KL); Agarwal et al., "On-Policy Distillation of Language Models" (GKD), ICLR 2024,
  * arXiv:2306.13649, eq. 1 (generalised JSD); Ko et al., "DistiLLM", ICML 2024, arXiv:2402.03898, eq. 3 and
- * 6 (skew KL).
+ * 6 (skew KL); Wen et al., "f-Divergence Minimization", ACL 2023, arXiv:2307.15190 (total variation); Wu et
+ * al., "Rethinking Kullback-Leibler Divergence in Knowledge Distillation", 2024, arXiv:2404.02657 (adaptive).
  *
  *   p → the teacher's, q → the student's probabilities, both of logits / temperature
  *
@@ -13,6 +14,10 @@
  *   jsd           β KL(p ‖ m) + (1 - β) KL(q ‖ m),  m = β p + (1 - β) q
  *   skew-forward  KL(p ‖ α p + (1 - α) q)
  *   skew-reverse  KL(q ‖ α q + (1 - α) p)
+ *   tvd           ½ Σ |p - q|
+ *   adaptive      (g_h KL(p ‖ q) + g_t KL(q ‖ p)) / (g_h + g_t), g_h = Σ |p - q| over the teacher's head: the
+ *                 likeliest tokens, down to where those less likely hold a share μ = ½ of its mass; g_t over
+ *                 the rest; both without gradient
  *
  * Each is a sum over the vocabulary, and the loss the mean over tokens that carry loss. No factor τ²
  * stands before it, as in GKD and TRL; beta 0 of TRL's loss is "forward" and 1 is "reverse".
@@ -20,11 +25,13 @@
 import type { Example } from "../../data/example.ts";
 import { OptionError } from "../../errors.ts";
 import {
+  abs,
   add,
   cast,
   div,
   equal,
   exp,
+  greaterOrEqual,
   log,
   maximum,
   mul,
@@ -33,7 +40,8 @@ import {
 } from "../../ir/elementwise.ts";
 import { crossEntropyRows, logSoftmax } from "../../ir/fused.ts";
 import type { Value } from "../../ir/graph.ts";
-import { argMax, sum } from "../../ir/reduce.ts";
+import { gatherElements } from "../../ir/indexing.ts";
+import { argMax, cumSum, sort, sum } from "../../ir/reduce.ts";
 import type { ForwardOptions, LanguageModel } from "../../models/model.ts";
 import { klDivergence } from "../../nn/losses.ts";
 import type { TensorRecord, ValueRecord } from "../../nn/module.ts";
@@ -43,7 +51,15 @@ import type { Objective, Scene } from "../objective.ts";
 import { below } from "../program.ts";
 import { checkIn } from "./preference.ts";
 
-export const divergences = ["forward", "reverse", "jsd", "skew-forward", "skew-reverse"] as const;
+export const divergences = [
+  "forward",
+  "reverse",
+  "jsd",
+  "skew-forward",
+  "skew-reverse",
+  "tvd",
+  "adaptive",
+] as const;
 export type Divergence = (typeof divergences)[number];
 
 export interface DivergenceOptions {
@@ -105,7 +121,24 @@ export function divergenceRows(
       return klDivergence(p, logMixture(p, q, alpha), "none");
     case "skew-reverse":
       return klDivergence(q, logMixture(q, p, alpha), "none");
+    case "tvd":
+      return mul(sum(abs(sub(exp(p), exp(q))), -1), 0.5);
+    case "adaptive": {
+      const share = headShare(stopGradient(p), stopGradient(q));
+      const reverse = mul(klDivergence(q, p, "none"), sub(1, share));
+      return add(mul(klDivergence(p, q, "none"), share), reverse);
+    }
   }
+}
+
+/** g_h / (g_h + g_t) of each row, by log-probabilities of teacher and student. */
+function headShare(p: Value, q: Value): Value {
+  const { values: ascending, indices: order } = sort(exp(p), -1);
+  const gaps = gatherElements(abs(sub(exp(p), exp(q))), order, -1);
+  const isHead = cast(greaterOrEqual(cumSum(ascending, -1), 0.5), p.dtype);
+  const total = sum(gaps, -1);
+  // Equal distributions have no gap: both parts are then 0, whatever their share.
+  return div(sum(mul(gaps, isHead), -1), maximum(total, 1e-12));
 }
 
 /** @throws OptionError for settings outside their range. */
@@ -121,10 +154,10 @@ export function checkDivergence(where: string, options: DivergenceOptions): void
   checkIn(`${where}: temperature`, temperature, 1e-3, 1e3);
 }
 
-const prefix = "teacher.";
+const teacherPrefix = "teacher.";
 
-/** A teacher's weights as an objective keeps them. */
-export function teacherWeights({ params }: Teacher): TensorRecord {
+/** A teacher's weights as an objective keeps them, under a name of its own. */
+export function teacherWeights({ params }: Teacher, prefix: string = teacherPrefix): TensorRecord {
   return Object.fromEntries(
     Object.entries(params).map(([path, tensor]) => [`${prefix}${path}`, tensor]),
   );
@@ -136,6 +169,7 @@ export function teacherLogits(
   values: ValueRecord,
   ids: Value,
   options: ForwardOptions,
+  prefix: string = teacherPrefix,
 ): Value {
   return stopGradient(model.forward(model.context(below(prefix, values)), ids, options).logits);
 }
