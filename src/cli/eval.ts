@@ -1,5 +1,12 @@
 /** `plasticity eval`: measure a model on data it has not seen. */
 import { type Command, type CommandContext, oneOf, wholeFrom } from "./command.ts";
+import {
+  type Compatibility,
+  compatibilityJson,
+  compatibilityOf,
+  modelAndAdapter,
+  showCompatibility,
+} from "./eval-against.ts";
 import { type Measures, metricNames, metricsJson, showMeasures } from "./eval-report.ts";
 import {
   type Answer,
@@ -239,6 +246,12 @@ async function run(context: CommandContext): Promise<void> {
   }
   const data = await readData(context);
   const wanted = chooseMetrics(options["metrics"] as string | undefined, data);
+  const against = options["against"] as string | undefined;
+  if (against !== undefined && data.questions.length === 0 && !hasAnswersIn(data)) {
+    throw new OptionError(
+      `eval: ${data.name} has no answers to compare by, which --against needs — give questions with answers or choices.`,
+    );
+  }
   const opened = await openModel(host, options["model"] as string);
   const folder = options["adapter"] as string | undefined;
   const adapter =
@@ -263,17 +276,23 @@ async function run(context: CommandContext): Promise<void> {
   const has = (names: readonly string[]): boolean => names.some((name) => wanted.has(name));
   let measures: Measures = {};
   let answers: readonly Answer[] = [];
+  let compatibility: Compatibility | undefined;
   try {
     if (data.questions.length > 0) measures = await measureChoices(job, data.questions);
     else {
       if (has([...likelihoodMetrics, "calibration"])) {
         measures = await measureLikelihood(job, data.examples);
       }
-      if (has(generationMetrics)) answers = await answer(job, data.examples);
+      if (has(generationMetrics) || against !== undefined) {
+        answers = await answer(job, data.examples);
+      }
       if (answers.length > 0 && !signal.aborted) {
         const seed = options["seed"] as number;
         measures = { ...measures, generation: generationReport(pairsOfAnswers(answers), { seed }) };
       }
+    }
+    if (against !== undefined && !signal.aborted) {
+      compatibility = await compare(job, against, data, measures.choices, answers);
     }
   } catch (error) {
     if (!signal.aborted) throw error;
@@ -291,6 +310,7 @@ async function run(context: CommandContext): Promise<void> {
   output.line(`${who} on ${data.name}: ${count} examples${read}, ${showTime(seconds)}`);
   output.line();
   showMeasures(output, measures, wanted);
+  if (compatibility) showCompatibility(output, against!, compatibility);
   showWrong(context, answers);
   output.json({
     model: opened.name,
@@ -301,9 +321,46 @@ async function run(context: CommandContext): Promise<void> {
     tokens: likelihood?.tokens ?? null,
     seconds,
     metrics: metricsJson(measures, wanted),
+    ...(compatibility && {
+      against,
+      compatibility: compatibilityJson(compatibility),
+    }),
     ...(options["answers"] === true && { answers }),
   });
 }
+
+/** The same data answered by the model that this one replaces. */
+async function compare(
+  job: Job,
+  against: string,
+  data: Data,
+  choices: Measures["choices"],
+  answers: readonly Answer[],
+): Promise<Compatibility | undefined> {
+  const { host, options, output, signal } = job.context;
+  const named = modelAndAdapter(against);
+  const opened = await openModel(host, named.model);
+  const adapter =
+    named.adapter === undefined
+      ? undefined
+      : await loadAdapter(host.files, named.adapter, opened.model);
+  output.progress(`Asking ${against}`, true);
+  const other: Job = { ...job, opened, adapter };
+  const old =
+    data.questions.length > 0
+      ? { choices: (await measureChoices(other, data.questions)).choices, answers: [] }
+      : { choices: undefined, answers: await answer(other, data.examples) };
+  if (signal.aborted) return undefined;
+  if (old.answers.length !== answers.length) {
+    throw new OptionError(
+      `eval: ${against} takes ${old.answers.length} of the prompts and this model ${answers.length} — leave out those that are too long for one of them.`,
+    );
+  }
+  const right = data.questions.map((question) => question.answer);
+  return compatibilityOf(old, { choices, answers }, right, options["seed"] as number);
+}
+
+const hasAnswersIn = (data: Data): boolean => data.examples.some(({ kind }) => kind !== "text");
 
 function pairsOfAnswers(answers: readonly Answer[]): { answer: string; expected: string }[] {
   return answers.map(({ answer: made, expected }) => ({ answer: made, expected }));
@@ -338,6 +395,12 @@ export const evalCommand: Command = {
     },
     model: modelOption,
     adapter: { type: "string", value: "folder", about: "an adapter folder to use with the model" },
+    against: {
+      type: "string",
+      value: "model",
+      about:
+        "the model that this one replaces, or model+adapter: which answers became wrong or right",
+    },
     metrics: {
       type: "string",
       value: "names",
