@@ -18,12 +18,16 @@ def adapter_values(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "lora_" in name:
+            if "lora_magnitude" in name:
+                p.mul_(1 + normal(generator, *p.shape, std=0.2))
+            elif "lora_" in name:
                 p.copy_(normal(generator, *p.shape, std=0.2))
+            elif "trainable_tokens" in name:
+                p.add_(normal(generator, *p.shape, std=0.2))
 
 
 def plain(name: str) -> str:
-    return name.replace(".default.", ".")
+    return name.replace(".default.", ".").replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def record(name: str, base_name: str, targets: list[str], seed: int, final: list[str], **options) -> None:
@@ -89,6 +93,25 @@ def main() -> None:
     ], rank_pattern={
         r"^model\.layers\.0\.self_attn\.q_proj": 2, "1.self_attn.(q|k)_proj": 3, r".*mlp\.down_.+": 1,
     }, alpha_pattern={"down_proj": 16, r"layers\.[1-9]\.self_attn\.\w+": 3}, use_rslora=True)
+    at = "base_model.model.model.layers.{}.self_attn.{}.weight"
+    pair = [at.format(0, "q_proj.lora_A"), at.format(1, "v_proj.lora_B")]
+    record("peft-lora-dora", "llama", ["q_proj", "v_proj"], SEED + 3, [
+        *pair, "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+    ], use_dora=True)
+    record("peft-lora-dora-gpt2", "gpt2", ["c_attn"], SEED + 4, [
+        "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight",
+        "base_model.model.transformer.h.1.attn.c_attn.lora_magnitude_vector",
+    ], use_dora=True)
+    record("peft-lora-bias", "gpt2", ["c_attn"], SEED + 5, [
+        "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight",
+        "base_model.model.transformer.h.1.attn.c_attn.lora_B.weight",  # not the bias: that of keys has no gradient
+    ], lora_bias=True)
+    record("peft-lora-embed", "llama", ["embed_tokens", "q_proj"], SEED + 6, [
+        pair[0], "base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.model.embed_tokens.lora_embedding_B",
+    ])
+    record("peft-lora-tokens", "llama", ["q_proj", "v_proj"], SEED + 7, [
+        *pair, "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
+    ], trainable_token_indices=[2, 5, 11], exclude_modules=["layers.1.self_attn.q_proj"])
 
 
 if __name__ == "__main__":

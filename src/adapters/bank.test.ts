@@ -316,8 +316,13 @@ describe("loraBank", () => {
       'bank: "stray" is no parameter of the adapter.',
     );
     refuse(
-      { ...fits, adapter: { ...fits.adapter, kind: "DORA" } as LoraAdapter },
-      "bank: an adapter of kind DORA does not fit a bank, only LoRA does — give it a batch of its own.",
+      random(model, 1, { rank: 2, targetModules: ["q_proj"], useDora: true }),
+      "bank: this LoRA has more than products beside linear layers (DoRA, biases, embeddings or convolutions) — give it a batch of its own.",
+    );
+    const { layers: __, ...bare } = fits.adapter;
+    refuse(
+      { ...fits, adapter: { ...bare, kind: "IA3" } as unknown as LoraAdapter },
+      "bank: an adapter of kind IA3 does not fit a bank, only LoRA does — give it a batch of its own.",
     );
     refuse(fits, "bank: slot must be a whole number from 1 to 1, got 0 — 0 is the base model.", 0);
     expect(own.contentOf(1)).toBe(content);

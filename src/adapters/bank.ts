@@ -174,10 +174,12 @@ function checkAdapter(
   maxRank: number,
   params: Readonly<Record<string, Tensor>>,
 ): ReadonlyMap<string, LoraLayer> {
-  const layers = (adapter as Partial<LoraAdapter>).layers;
-  if (adapter.kind !== "LORA" || !layers) {
+  const { layers, isPlain } = adapter as Partial<LoraAdapter>;
+  if (!layers || !isPlain) {
     throw new UnsupportedError(
-      `bank: an adapter of kind ${adapter.kind} does not fit a bank, only LoRA does — give it a batch of its own.`,
+      layers
+        ? "bank: this LoRA has more than products beside linear layers (DoRA, biases, embeddings or convolutions) — give it a batch of its own."
+        : `bank: an adapter of kind ${adapter.kind} does not fit a bank, only LoRA does — give it a batch of its own.`,
     );
   }
   const known = new Map(places.map(({ path, layer }) => [path, layer]));

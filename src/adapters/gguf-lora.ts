@@ -54,6 +54,11 @@ export function ggufLora(
       `gguf: a ${adapter.kind} adapter has no GGUF form, LORA has — merge it into its base instead.`,
     );
   }
+  if (!(adapter as LoraAdapter).isPlain) {
+    throw new UnsupportedError(
+      "gguf: this LoRA has more than products beside linear layers (DoRA, biases, embeddings or convolutions), which llama.cpp does not read — merge it into its base instead.",
+    );
+  }
   const layers = [...(adapter as LoraAdapter).layers];
   // llama.cpp multiplies by alpha / rank with one alpha for all, whatever PEFT divides by: what a
   // layer has beyond that goes into its lora_b.

@@ -1,26 +1,37 @@
 /**
- * LoRA: a product of two thin matrices beside each chosen linear layer.
+ * LoRA: a product of two thin matrices beside each chosen layer.
  *
  * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXiv:2106.09685.
  *
  *   y = W x + (alpha / rank) B A x      A (rank, in), B (out, rank), B zero at first
  *
- * Parameter names and configuration are PEFT's. Cost: rank · (in + out) parameters a layer.
+ * With it: rsLoRA (Kalajdzievski 2023, arXiv:2312.03732), DoRA (Liu et al., ICML 2024, arXiv:2402.09353),
+ * LoRA+ (Hayou et al., ICML 2024, arXiv:2402.12354), a bias beside B, convolutions, embeddings, and single
+ * rows of an embedding trained whole. Names and configuration are PEFT's. Cost: rank · (in + out) parameters a
+ * layer.
  */
 import { OptionError } from "../errors.ts";
-import { add, cast, greaterOrEqual, mul } from "../ir/elementwise.ts";
-import type { Value } from "../ir/graph.ts";
-import { dot } from "../ir/linear.ts";
 import type { PretrainedModel } from "../models/model.ts";
-import { kaimingUniform } from "../nn/init.ts";
-import type { Linear } from "../nn/linear.ts";
+import { eitherForm, peftPatterns, peftTargets } from "../models/peft-paths.ts";
+import { Embedding } from "../nn/embedding.ts";
+import { Linear } from "../nn/linear.ts";
 import type { ContextOptions, Module, SiteFn, TensorRecord, ValueRecord } from "../nn/module.ts";
+import { dequantizeWeight } from "../nn/quantize.ts";
 import type { Rng } from "../tensor/rng.ts";
-import { toStatic } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type Adapter, type AdapterKind, targetsOf } from "./adapter.ts";
+import type { Adapter, AdapterKind, AdapterNumbers, PrepareScene } from "./adapter.ts";
+import {
+  initPart,
+  type LoraPart,
+  loraPart,
+  mergePart,
+  outputNorms,
+  sitePart,
+} from "./lora-layer.ts";
+import { loraConfig, readLora } from "./lora-peft.ts";
+import { loraLayers } from "./lora-targets.ts";
 import { compilePattern } from "./pattern.ts";
-import { checkHarmless, numberIn, patternsIn, targetsIn } from "./peft-config.ts";
+import { tokenSlots, trainedTokens } from "./trained-tokens.ts";
 
 export interface LoraOptions {
   /** Rank of the update; the paper uses 1 to 64. Default 8. */
@@ -29,10 +40,19 @@ export interface LoraOptions {
   readonly alpha?: number;
   /** Share of the adapter's input zeroed in training, in [0, 1); default 0. */
   readonly dropout?: number;
-  /** Scale by alpha / √rank instead (Kalajdzievski 2023); default false. */
+  /** Scale by alpha / √rank instead (rsLoRA); default false. */
   readonly rankStabilized?: boolean;
-  /** Layers by the last parts of their path; "all-linear" for every one. Default: the model's own. */
+  /** A magnitude for each output, trained apart from the direction (DoRA); default false. */
+  readonly useDora?: boolean;
+  /** Train a bias with B; default false. */
+  readonly loraBias?: boolean;
+  /**
+   * Layers by the last parts of their path: linear ones, convolutions, embeddings; "all-linear" for every
+   * linear one of the blocks. Default: the model's own.
+   */
   readonly targetModules?: readonly string[] | "all-linear";
+  /** Layers to leave out, as `targetModules` names them. */
+  readonly excludeModules?: readonly string[];
   /**
    * Other ranks for some layers: by a regular expression for the path or its last parts, the first
    * that matches counts (PEFT's `rank_pattern`).
@@ -40,24 +60,15 @@ export interface LoraOptions {
   readonly rankPattern?: Readonly<Record<string, number>>;
   /** Other alphas for some layers, as `rankPattern`. */
   readonly alphaPattern?: Readonly<Record<string, number>>;
+  /** Ids of tokens whose embeddings are trained whole; default none. */
+  readonly trainableTokens?: readonly number[];
+  /** How many times A's learning rate B takes (LoRA+; its paper: 16); default 1. */
+  readonly rateRatio?: number;
 }
 
-const prefix = "base_model.model.";
-
-/** Names of a layer's two matrices in a file. */
-function names(path: string): { a: string; b: string } {
-  return { a: `${prefix}${path}.lora_A.weight`, b: `${prefix}${path}.lora_B.weight` };
-}
-
-/** What one layer has: its two matrices by name, and what their product is multiplied by. */
-export interface LoraLayer {
+/** What one linear layer has: its two matrices by name, and what their product is multiplied by. */
+export interface LoraLayer extends LoraPart {
   readonly layer: Linear;
-  readonly rank: number;
-  readonly alpha: number;
-  readonly scale: number;
-  /** Names of A (rank, in) and B (out, rank). */
-  readonly a: string;
-  readonly b: string;
 }
 
 export interface LoraAdapter extends Adapter {
@@ -65,8 +76,11 @@ export interface LoraAdapter extends Adapter {
   readonly rank: number;
   readonly alpha: number;
   readonly scale: number;
-  /** Every layer it sits on, by path. */
+  /** Every linear layer it sits on, by path. */
   readonly layers: ReadonlyMap<string, LoraLayer>;
+  /** Products beside linear layers and nothing else: what a bank and a GGUF file can hold. */
+  readonly isPlain: boolean;
+  readonly options: LoraOptions;
 }
 
 /**
@@ -77,11 +91,12 @@ function byPattern(
   where: string,
   patterns: Readonly<Record<string, number>>,
   targets: readonly string[],
+  model: PretrainedModel,
 ): (path: string) => number | undefined {
   const entries = Object.entries(patterns).map(([text, value]) => ({
     text,
     value,
-    matches: compilePattern(text, where),
+    matches: eitherForm(model, compilePattern(text, where)),
   }));
   const sorted = [...entries].sort((a, b) => (a.text < b.text ? -1 : 1));
   const used = new Set<string>();
@@ -114,205 +129,139 @@ function checkAlpha(what: string, alpha: number): void {
 /**
  * Binds LoRA to a model.
  * @throws OptionError for a rank below 1, or targets or patterns that match no layer.
+ * @throws UnsupportedError for a layer that LoRA does not fit.
  */
 export function lora(model: PretrainedModel, options: LoraOptions = {}): LoraAdapter {
-  const { rank = 8, dropout = 0, rankStabilized = false } = options;
+  const { rank = 8, dropout = 0, rankStabilized = false, useDora = false } = options;
+  const { loraBias = false, rateRatio = 1, trainableTokens = [] } = options;
   checkRank("rank", rank);
   if (!(dropout >= 0 && dropout < 1)) {
     throw new OptionError(`dropout must be in [0, 1), got ${dropout}.`);
   }
+  if (!(rateRatio > 0 && rateRatio <= 1e4)) {
+    throw new OptionError(`rateRatio must be in (0, 10000], got ${rateRatio}.`);
+  }
+  if (useDora && loraBias) {
+    throw new OptionError("useDora and loraBias exclude each other — leave one of them out.");
+  }
   const alpha = options.alpha ?? 2 * rank;
   checkAlpha("alpha", alpha);
   const wanted = options.targetModules ?? model.defaultTargets;
-  const targets = targetsOf(model, wanted);
+  const bases = loraLayers(model, wanted, options.excludeModules);
+  const targets = [...bases.keys()];
   const { rankPattern = {}, alphaPattern = {} } = options;
   for (const [text, own] of Object.entries(rankPattern)) checkRank(`rankPattern "${text}"`, own);
   for (const [text, own] of Object.entries(alphaPattern)) checkAlpha(`alphaPattern "${text}"`, own);
-  const rankOf = byPattern("rankPattern", rankPattern, targets);
-  const alphaOf = byPattern("alphaPattern", alphaPattern, targets);
+  const rankOf = byPattern("rankPattern", rankPattern, targets, model);
+  const alphaOf = byPattern("alphaPattern", alphaPattern, targets, model);
   const scaleOf = (r: number, a: number): number => a / (rankStabilized ? Math.sqrt(r) : r);
-  const layers = new Map(
-    targets.map((path): [string, LoraLayer] => {
-      const own = { rank: rankOf(path) ?? rank, alpha: alphaOf(path) ?? alpha };
-      const scale = scaleOf(own.rank, own.alpha);
-      return [path, { layer: model.targets.get(path)!, ...own, scale, ...names(path) }];
-    }),
+  const parts = [...bases].map(([path, layer]) => {
+    const own = { rank: rankOf(path) ?? rank, alpha: alphaOf(path) ?? alpha };
+    const scale = scaleOf(own.rank, own.alpha);
+    const settings = { ...own, scale, dropout, isDora: useDora, hasBias: loraBias };
+    return loraPart(model, path, layer, settings);
+  });
+  const linear = parts.filter((part): part is LoraLayer => part.layer instanceof Linear);
+  const tokens = trainableTokens.length > 0 ? trainedTokens(model, trainableTokens) : undefined;
+  const isTied = parts.some(
+    ({ path, layer }) =>
+      layer instanceof Embedding && Object.values(model.tied).includes(`${path}.weight`),
   );
-  const shapes = [...layers].map(([path, own]) => ({
-    ...own,
-    path,
-    shapeA: [own.rank, own.layer.inFeatures],
-    shapeB: [own.layer.outFeatures, own.rank],
-  }));
+  const secondMatrices = new Set(parts.map(({ b }) => b));
+  const isPlain = linear.length === parts.length && !useDora && !loraBias && !tokens;
+  const needsBase = useDora || tokens !== undefined;
   return {
     kind: "LORA",
-    title: "LoRA",
+    title: useDora ? "DoRA" : "LoRA",
     rank,
     alpha,
     scale: scaleOf(rank, alpha),
-    layers,
+    options,
+    isPlain,
+    layers: new Map(linear.map((part) => [part.path, part])),
     targets,
-    mergeable: "exact",
-    isAdditive: true,
-    init: (rng: Rng): TensorRecord => {
-      const params: TensorRecord = {};
-      for (const { a, b, shapeA, shapeB } of shapes) {
-        params[a] = new Tensor("float32", shapeA, kaimingUniform(rng.fold(a), shapeA));
-        params[b] = Tensor.zeros(shapeB, "float32");
-      }
-      return params;
-    },
+    // Written into a tied embedding it would change the logits too, which it does not beside it.
+    mergeable: isTied ? "no" : "exact",
+    isAdditive: !needsBase && !isTied,
+    ...(rateRatio !== 1 && {
+      learningRateScale: (name: string) => (secondMatrices.has(name) ? rateRatio : 1),
+    }),
+    init: (rng: Rng): TensorRecord =>
+      Object.assign({}, ...parts.map((part) => initPart(part, rng)), tokens?.init()),
+    ...(needsBase && {
+      prepare: async ({ base, rng }: PrepareScene): Promise<AdapterNumbers> => {
+        const params: TensorRecord = Object.assign(
+          {},
+          ...parts.map((part) => initPart(part, rng)),
+          tokens?.rowsOf(base),
+        );
+        for (const part of parts) {
+          if (part.magnitude === undefined) continue;
+          params[part.magnitude] = outputNorms(part, floatWeight(part, base));
+        }
+        return { params, buffers: {} };
+      },
+    }),
     context: (values: ValueRecord): ContextOptions => ({
-      sites: new Map<Module, SiteFn>(
-        shapes.map(({ a, b, layer, path, scale }) => [
-          layer,
-          (x, y, context) => {
-            const { noise } = context.options;
-            let input: Value = x;
-            if (dropout > 0 && context.training && noise) {
-              const kept = greaterOrEqual(
-                noise(`lora.${path}`, toStatic(x.shape, "lora dropout")),
-                dropout,
-              );
-              input = mul(x, mul(cast(kept, "float32"), 1 / (1 - dropout)));
-            }
-            const inner = dot(input, values[a]!, { transB: true });
-            return add(y, dot(inner, values[b]!, { transB: true, alpha: scale }));
-          },
-        ]),
-      ),
+      sites: new Map<Module, SiteFn>(parts.map((part) => [part.layer, sitePart(part, values)])),
+      ...(tokens && { replace: tokenSlots(tokens, values) }),
     }),
     merge: (base, params): TensorRecord => {
-      const merged: TensorRecord = {};
-      for (const { a, b, layer, path, scale } of shapes) {
-        const name = `${path}.weight`;
-        merged[name] = addProduct(base[name]!, params[b]!, params[a]!, scale, layer.inputsFirst);
+      const merged: TensorRecord = Object.assign({}, tokens?.merge(base, params));
+      for (const part of parts) {
+        Object.assign(merged, mergePart(part, { ...base, ...merged }, params));
       }
       return merged;
     },
     config: () =>
-      peftConfig(
-        { rank, alpha, dropout, rankStabilized, rankPattern, alphaPattern },
-        wanted === "all-linear" ? targets.map((path) => path.split(".").at(-1)!) : wanted,
-        shapes[0]!.layer,
-      ),
+      loraConfig({
+        options: { rank, alpha, dropout, rankStabilized, useDora, loraBias },
+        targets:
+          wanted === "all-linear"
+            ? peftTargets(
+                model,
+                targets.map((path) => path.split(".").at(-1)!),
+                targets,
+              )
+            : peftTargets(model, wanted, targets),
+        excluded: options.excludeModules ?? [],
+        rankPattern: peftPatterns(model, rankPattern, targets, rankOf),
+        alphaPattern: peftPatterns(model, alphaPattern, targets, alphaOf),
+        tokens: trainableTokens,
+        inputsFirst: linear[0]?.layer.inputsFirst ?? false,
+      }),
   };
 }
 
-/**
- * W + scale · B A, in double precision and rounded once; transposed where the layer stores inputs
- * first. Row by row, so that the inner loop runs along memory: about 1e9 products a second.
- */
-function addProduct(
-  weight: Tensor,
-  b: Tensor,
-  a: Tensor,
-  scale: number,
-  inputsFirst: boolean,
-): Tensor<"float32"> {
-  const [rows, columns] = weight.shape as [number, number];
-  const rank = Math.ceil(b.shape[1]! / 4) * 4;
-  // (rows of W, rank) and (rank, columns of W); more rank than there is counts as zeros.
-  const left = inputsFirst ? padded(a, rows, rank, true) : padded(b, rows, rank, false);
-  const right = inputsFirst ? padded(b, rank, columns, true) : padded(a, rank, columns, false);
-  const result = Float32Array.from(weight.numbers());
-  const sums = new Float64Array(columns);
-  for (let row = 0; row < rows; row++) {
-    sums.fill(0);
-    // Four at a time: the sums are read and written a quarter as often.
-    for (let r = 0; r < rank; r += 4) {
-      const at = row * rank + r;
-      const l0 = left[at]!;
-      const l1 = left[at + 1]!;
-      const l2 = left[at + 2]!;
-      const l3 = left[at + 3]!;
-      const r0 = r * columns;
-      const r1 = r0 + columns;
-      const r2 = r1 + columns;
-      const r3 = r2 + columns;
-      for (let i = 0; i < columns; i++) {
-        sums[i]! +=
-          l0 * right[r0 + i]! + l1 * right[r1 + i]! + l2 * right[r2 + i]! + l3 * right[r3 + i]!;
-      }
-    }
-    const start = row * columns;
-    for (let i = 0; i < columns; i++) {
-      result[start + i] = result[start + i]! + scale * sums[i]!;
-    }
+/** A layer's weight as floats as the layer stores it, also where it is kept in 4 or 8 bits. */
+function floatWeight({ layer, path }: LoraPart, base: Readonly<TensorRecord>): Tensor {
+  const name = `${path}.weight`;
+  const weight = base[name];
+  if (weight) return weight;
+  const [packed, scales] = [base[`${name}.packed`], base[`${name}.scales`]];
+  if (!packed || !scales || !(layer instanceof Linear)) {
+    throw new OptionError(`lora: the base has no "${name}" to take magnitudes from.`);
   }
-  return new Tensor("float32", weight.shape, result);
-}
-
-/** A matrix, or its transpose, in double precision, with zeros up to the size. */
-function padded(matrix: Tensor, rows: number, columns: number, isTurned: boolean): Float64Array {
-  const [m, n] = matrix.shape as [number, number];
-  const numbers = matrix.numbers();
-  const result = new Float64Array(rows * columns);
-  for (let i = 0; i < m; i++) {
-    for (let j = 0; j < n; j++) {
-      result[isTurned ? j * columns + i : i * columns + j] = numbers[i * n + j]!;
-    }
+  const { inFeatures, outFeatures } = layer;
+  const blockSize = inFeatures / scales.shape[1]!;
+  const bits = ((packed.shape[2]! * 8) / blockSize) as 4 | 8;
+  const numbers = dequantizeWeight({
+    packed: packed as Tensor<"uint8">,
+    scales: scales as Tensor<"float32">,
+    attrs: { bits, blockSize, inFeatures, outFeatures },
+  });
+  // Quantised rows are outputs, whichever way the layer stores its weight.
+  if (!layer.inputsFirst) return new Tensor("float32", [outFeatures, inFeatures], numbers);
+  const turned = new Float32Array(numbers.length);
+  for (let o = 0; o < outFeatures; o++) {
+    for (let i = 0; i < inFeatures; i++) turned[i * outFeatures + o] = numbers[o * inFeatures + i]!;
   }
-  return result;
+  return new Tensor("float32", [inFeatures, outFeatures], turned);
 }
-
-function peftConfig(
-  options: Required<Omit<LoraOptions, "targetModules">>,
-  targets: readonly string[],
-  layer: Linear,
-): Record<string, unknown> {
-  return {
-    alpha_pattern: options.alphaPattern,
-    auto_mapping: null,
-    base_model_name_or_path: null,
-    bias: "none",
-    fan_in_fan_out: layer.inputsFirst,
-    inference_mode: true,
-    init_lora_weights: true,
-    layers_pattern: null,
-    layers_to_transform: null,
-    lora_alpha: options.alpha,
-    lora_dropout: options.dropout,
-    modules_to_save: null,
-    peft_type: "LORA",
-    r: options.rank,
-    rank_pattern: options.rankPattern,
-    revision: null,
-    // Written out, as PEFT does: its own "all-linear" means other layers for some models.
-    target_modules: [...new Set(targets)].sort(),
-    task_type: "CAUSAL_LM",
-    use_dora: false,
-    use_rslora: options.rankStabilized,
-  };
-}
-
-/** Settings that change what LoRA computes and that are not carried here: field → harmless values. */
-const harmless: Readonly<Record<string, readonly unknown[]>> = {
-  use_dora: [false, null],
-  bias: ["none"],
-  layers_to_transform: [null],
-  layer_replication: [null],
-  lora_bias: [false],
-  trainable_token_indices: [null],
-  target_parameters: [null],
-  exclude_modules: [null],
-};
 
 /** LoRA as adapter folders name it. */
 export const loraKind: AdapterKind<LoraOptions> = {
   kind: "LORA",
   bind: lora,
-  read: (config, where, model) => {
-    checkHarmless(config, where, harmless);
-    const { targetModules, paths } = targetsIn(config, where, model);
-    return {
-      rank: numberIn(config, "r", where, 8),
-      alpha: numberIn(config, "lora_alpha", where, 8),
-      dropout: numberIn(config, "lora_dropout", where, 0),
-      rankStabilized: config["use_rslora"] === true,
-      targetModules,
-      rankPattern: patternsIn(config, "rank_pattern", where, paths),
-      alphaPattern: patternsIn(config, "alpha_pattern", where, paths),
-    };
-  },
+  read: readLora,
 };

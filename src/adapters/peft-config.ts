@@ -2,7 +2,8 @@
 import { FormatError, UnsupportedError } from "../errors.ts";
 import { isJsonObject, type JsonObject } from "../io/json.ts";
 import type { PretrainedModel } from "../models/model.ts";
-import { targetsOf } from "./adapter.ts";
+import { eitherForm } from "../models/peft-paths.ts";
+import { loraLayers } from "./lora-targets.ts";
 import { compilePattern } from "./pattern.ts";
 
 /** EVA writes one a layer. */
@@ -56,6 +57,7 @@ export function targetsIn(
   config: JsonObject,
   where: string,
   model: PretrainedModel,
+  excluded: readonly string[] = [],
 ): { readonly targetModules: readonly string[] | "all-linear"; readonly paths: readonly string[] } {
   const targets = config["target_modules"];
   const isList = Array.isArray(targets) && targets.every((item) => typeof item === "string");
@@ -65,7 +67,7 @@ export function targetsIn(
     );
   }
   const targetModules = targets as readonly string[] | "all-linear";
-  return { targetModules, paths: targetsOf(model, targetModules) };
+  return { targetModules, paths: [...loraLayers(model, targetModules, excluded).keys()] };
 }
 
 /**
@@ -77,6 +79,7 @@ export function patternsIn(
   field: string,
   where: string,
   paths: readonly string[],
+  model: PretrainedModel,
 ): Record<string, number> {
   const value = config[field] ?? {};
   const isTable =
@@ -88,7 +91,7 @@ export function patternsIn(
   }
   return Object.fromEntries(
     Object.entries(value as Record<string, number>).filter(([pattern]) =>
-      paths.some(compilePattern(pattern, `${where}: ${field}`)),
+      paths.some(eitherForm(model, compilePattern(pattern, `${where}: ${field}`))),
     ),
   );
 }

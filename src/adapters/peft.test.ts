@@ -38,6 +38,11 @@ describe.each([
   ["peft-lora", "hf-llama"],
   ["peft-lora-gpt2", "hf-gpt2"],
   ["peft-lora-patterns", "hf-llama"],
+  ["peft-lora-dora", "hf-llama"],
+  ["peft-lora-dora-gpt2", "hf-gpt2"],
+  ["peft-lora-bias", "hf-gpt2"],
+  ["peft-lora-embed", "hf-llama"],
+  ["peft-lora-tokens", "hf-llama"],
 ])("a folder that PEFT wrote (%s)", async (name, base) => {
   const record = fixture<PeftFixture>(name);
   const { model, params } = await loadModel(files, folder(base));
@@ -152,7 +157,9 @@ describe("loadAdapter", async () => {
 
   it.each([
     [{ peft_type: "IA3" }, 'peft_type "IA3" is not supported — supported is "LORA".'],
-    [{ use_dora: true }, "use_dora true is not supported."],
+    [{ target_parameters: ["w"] }, 'target_parameters ["w"] is not supported.'],
+    [{ use_dora: true, lora_bias: true }, "useDora and loraBias exclude each other"],
+    [{ trainable_token_indices: { a: [1], b: [2] } }, "trainable_token_indices must be one list"],
     [{ modules_to_save: ["lm_head"] }, 'modules_to_save: "lm_head" names no module of this llama.'],
     [
       { rank_pattern: { q_proj: "4" } },

@@ -6,6 +6,7 @@ import { isJsonObject, type JsonObject, parseJson } from "../io/json.ts";
 import { SafetensorsFile, writeSafetensors } from "../io/safetensors.ts";
 import { asWeights } from "../models/folder.ts";
 import type { PretrainedModel } from "../models/model.ts";
+import { currentPeftName } from "../models/peft-paths.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { isFloat } from "../tensor/dtype.ts";
 import { Rng } from "../tensor/rng.ts";
@@ -117,15 +118,19 @@ export async function loadAdapter(
   if (!(await files.info(weightsPath))) await refusePickle(files, path);
   const weights = await SafetensorsFile.open(files, weightsPath);
   try {
+    // Older versions wrote some models' names in another form.
+    const named = new Map(
+      [...weights.entries.keys()].map((name) => [currentPeftName(model, name), name]),
+    );
     if (adapter.file) {
       const stored: TensorRecord = {};
-      for (const name of weights.entries.keys()) stored[name] = await weights.read(name);
+      for (const [name, there] of named) stored[name] = await weights.read(there);
       return { adapter, ...adapter.file.unpack(stored, weights.path) };
     }
     const { params, buffers } = newNumbers(adapter, new Rng(0));
     const expected = { ...params, ...buffers };
-    const missing = Object.keys(expected).filter((name) => !weights.entries.has(name));
-    const unexpected = [...weights.entries.keys()].filter((name) => !expected[name]);
+    const missing = Object.keys(expected).filter((name) => !named.has(name));
+    const unexpected = [...named].flatMap(([name, there]) => (expected[name] ? [] : [there]));
     if (missing.length > 0 || unexpected.length > 0) {
       throw new FormatError(
         `${weights.path}: the tensors do not fit this ${model.family}: missing [${missing.slice(0, 3).join(", ")}], unexpected [${unexpected.slice(0, 3).join(", ")}] — was the adapter made for another model?`,
@@ -135,7 +140,7 @@ export async function loadAdapter(
     const read = async (like: TensorRecord): Promise<TensorRecord> => {
       const found: TensorRecord = {};
       for (const [name, { shape, dtype }] of Object.entries(like)) {
-        const tensor = await weights.read(name);
+        const tensor = await weights.read(named.get(name)!);
         if (!sameShape(tensor.shape, shape)) {
           throw new FormatError(
             `${weights.path}: "${name}" must have shape ${showShape(shape)}, got ${showShape(tensor.shape)}.`,

@@ -1,12 +1,11 @@
 /** Modules that are trained whole beside an adapter and kept in its folder: PEFT's `modules_to_save`. */
-import { OptionError } from "../errors.ts";
+import { FormatError, OptionError } from "../errors.ts";
 import type { Value } from "../ir/graph.ts";
 import type { PretrainedModel } from "../models/model.ts";
+import { isNamed, peftName } from "../models/peft-paths.ts";
 import type { Context, Slot, TensorRecord, ValueRecord } from "../nn/module.ts";
 import type { Rng } from "../tensor/rng.ts";
-import type { Adapter } from "./adapter.ts";
-
-const prefix = "base_model.model.";
+import type { Adapter, AdapterNumbers, PrepareScene } from "./adapter.ts";
 
 export interface SavedModulesOptions {
   /** First numbers by the model's paths; default: new ones. */
@@ -17,9 +16,7 @@ export interface SavedModulesOptions {
 
 /** Paths of the modules that a name means: the whole path, or its last parts. */
 export function modulesNamed(model: PretrainedModel, name: string): string[] {
-  return [...model.modules()]
-    .map(([path]) => path)
-    .filter((path) => path === name || path.endsWith(`.${name}`));
+  return [...model.modules()].map(([path]) => path).filter((path) => isNamed(model, path, name));
 }
 
 /**
@@ -43,23 +40,53 @@ export function withModules(
     for (const [path, slot] of own) found.set(path, slot);
   }
   const taskType = options.taskType;
+  const names = new Map([...found.keys()].map((path) => [path, peftName(model, path)]));
+  const first = (rng: Rng): TensorRecord => {
+    const fresh = options.params ?? model.init(rng.fold("modules")).params;
+    return Object.fromEntries([...names].map(([path, name]) => [name, fresh[path]!.clone()]));
+  };
+  /** The tensors of the modules, and those of the adapter itself. */
+  const apart = (tensors: Readonly<TensorRecord>): readonly [TensorRecord, TensorRecord] => {
+    const own = new Set(names.values());
+    const sides: [TensorRecord, TensorRecord] = [{}, {}];
+    for (const [name, tensor] of Object.entries(tensors)) {
+      sides[own.has(name) ? 0 : 1][name] = tensor;
+    }
+    return sides;
+  };
   return {
     ...adapter,
-    init: (rng: Rng): TensorRecord => {
-      const params = adapter.init(rng);
-      const fresh = options.params ?? model.init(rng.fold("modules")).params;
-      for (const path of found.keys()) params[prefix + path] = fresh[path]!.clone();
-      return params;
-    },
+    init: (rng: Rng): TensorRecord => ({ ...adapter.init(rng), ...first(rng) }),
+    ...(adapter.prepare && {
+      prepare: async (scene: PrepareScene): Promise<AdapterNumbers> => {
+        const numbers = await adapter.prepare!(scene);
+        return { ...numbers, params: { ...numbers.params, ...first(scene.rng) } };
+      },
+    }),
+    ...(adapter.file && {
+      file: {
+        pack: ({ params, buffers }: AdapterNumbers): TensorRecord => {
+          const [modules, rest] = apart(params);
+          return { ...adapter.file!.pack({ params: rest, buffers }), ...modules };
+        },
+        unpack: (stored: Readonly<TensorRecord>, where: string): AdapterNumbers => {
+          const [modules, rest] = apart(stored);
+          const lost = [...names.values()].find((name) => !modules[name]);
+          if (lost !== undefined) throw new FormatError(`${where}: lacks "${lost}".`);
+          const numbers = adapter.file!.unpack(rest, where);
+          return { ...numbers, params: { ...numbers.params, ...modules } };
+        },
+      },
+    }),
     context: (values: ValueRecord) => {
       const inner = adapter.context(values);
       const replace = new Map<Slot, (context: Context) => Value>(inner.replace);
-      for (const [path, slot] of found) replace.set(slot, () => values[prefix + path]!);
+      for (const [path, slot] of found) replace.set(slot, () => values[names.get(path)!]!);
       return { ...inner, replace };
     },
     merge: (base, params, buffers) => {
       const merged = adapter.merge(base, params, buffers);
-      for (const path of found.keys()) merged[path] = params[prefix + path]!;
+      for (const [path, name] of names) merged[path] = params[name]!;
       return merged;
     },
     config: (numbers) => ({

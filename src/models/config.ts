@@ -154,8 +154,12 @@ export function parseConfig(
 
 /** The text of a config.json, in which floats that are whole have their point. */
 export function configText(config: Readonly<Record<string, unknown>>): string {
-  const asFloat = (value: unknown): unknown =>
-    Number.isSafeInteger(value) ? `${mark}${value}.0` : value;
+  const asFloat = (value: unknown): unknown => {
+    if (Number.isSafeInteger(value)) return `${mark}${value}.0`;
+    const isWhole =
+      typeof value === "string" && value[0] === mark && /^-?\d+$/.test(value.slice(1));
+    return isWhole ? `${value}.0` : value;
+  };
   const text = JSON.stringify(
     config,
     (key, value: unknown) => {

@@ -55,10 +55,37 @@ export function currentPeftName(model: PretrainedModel, name: string): string {
   return prefix + paths.toPeft(paths.fromPeft(name.slice(prefix.length)));
 }
 
+/** A test of paths that holds for either form of one. */
+export function eitherForm(
+  model: PretrainedModel,
+  test: (path: string) => boolean,
+): (path: string) => boolean {
+  return (path) => test(path) || (model.peftPaths !== undefined && test(peftPath(model, path)));
+}
+
 /** Whether a name of `target_modules` or `modules_to_save` means a path: the whole of it or its last parts. */
 export function isNamed(model: PretrainedModel, path: string, name: string): boolean {
-  const ends = (whole: string): boolean => whole === name || whole.endsWith(`.${name}`);
-  return ends(path) || (model.peftPaths !== undefined && ends(peftPath(model, path)));
+  return eitherForm(model, (form) => form === name || form.endsWith(`.${name}`))(path);
+}
+
+/**
+ * `rank_pattern` or `alpha_pattern` as PEFT must read them: the patterns as they were given, or every layer
+ * that one names by its path.
+ * @param numberOf what a pattern says of a layer
+ */
+export function peftPatterns(
+  model: PretrainedModel,
+  patterns: Readonly<Record<string, number>>,
+  targets: readonly string[],
+  numberOf: (path: string) => number | undefined,
+): Readonly<Record<string, number>> {
+  if (!model.peftPaths) return patterns;
+  return Object.fromEntries(
+    targets.flatMap((path): [string, number][] => {
+      const value = numberOf(path);
+      return value === undefined ? [] : [[peftPath(model, path), value]];
+    }),
+  );
 }
 
 /**

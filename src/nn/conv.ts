@@ -42,7 +42,7 @@ function axes(name: string, value: PerAxis | undefined, spatial: number, least: 
   return list;
 }
 
-interface Geometry {
+export interface ConvGeometry {
   readonly stride: number[];
   readonly padding: number[];
   readonly dilation: number[];
@@ -50,13 +50,13 @@ interface Geometry {
 }
 
 /** What all convolutions share; a subclass fixes the number of spatial axes. */
-abstract class AnyConv extends Module {
+export abstract class AnyConv extends Module {
   readonly inChannels: number;
   readonly outChannels: number;
   readonly kernel: readonly number[];
   readonly weight: Slot;
   readonly bias: Slot | undefined;
-  protected readonly geometry: Geometry;
+  readonly geometry: ConvGeometry;
 
   constructor(
     spatial: number,

@@ -73,6 +73,8 @@ export interface ContextOptions {
   readonly replace?: ReadonlyMap<Slot, (context: Context) => Value>;
   /** Layers that compute with their weight in another form than a float matrix. */
   readonly linear?: ReadonlyMap<Module, (input: Value, context: Context) => Value>;
+  /** Their weights as float matrices (out, in), for what must see them. */
+  readonly weights?: ReadonlyMap<Module, (context: Context) => Value>;
   /** Stands around the model's forward pass. */
   readonly around?: AroundFn | undefined;
   /** Values that hold for a whole pass and are read at sites, by name. */
@@ -108,7 +110,14 @@ export class Context {
    */
   get(slot: Slot): Value {
     const replaced = this.options.replace?.get(slot);
-    if (replaced) return replaced(this);
+    return replaced ? replaced(this) : this.stored(slot);
+  }
+
+  /**
+   * The same without what stands in for it: what `replace` changes.
+   * @throws MissingError when the caller gave none.
+   */
+  stored(slot: Slot): Value {
     const value = this.#updates.get(slot) ?? this.#values.get(slot);
     if (value) return value;
     throw new MissingError(

@@ -1,7 +1,7 @@
 /** Frozen weights of four or eight bits, in blocks that share a scale. */
 import { OptionError, ShapeError } from "../errors.ts";
 import type { QuantizedAttrs } from "../ir/attrs.ts";
-import { quantizedLinear } from "../ir/fused.ts";
+import { dequantize, quantizedLinear } from "../ir/fused.ts";
 import type { Value } from "../ir/graph.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Linear } from "./linear.ts";
@@ -127,6 +127,18 @@ export interface QuantizedValue {
   readonly packed: Value | Tensor;
   readonly scales: Value | Tensor;
   readonly attrs: QuantizedAttrs;
+}
+
+/** What `ContextOptions.weights` says of the same layers: (out, in) each. */
+export function quantizedWeights(
+  layers: Iterable<readonly [Linear, QuantizedValue]>,
+): ContextOptions["weights"] & {} {
+  return new Map<Module, () => Value>(
+    [...layers].map(([layer, { packed, scales, attrs }]) => [
+      layer,
+      () => dequantize(packed, scales, attrs),
+    ]),
+  );
 }
 
 /**

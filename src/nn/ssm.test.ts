@@ -4,7 +4,8 @@ import { parityBackend } from "../../test/support/fixture.ts";
 import { checkGradient, checkSecond, randomTensor } from "../../test/support/gradient.ts";
 import { tolerance } from "../../test/support/tolerance.ts";
 import { grad } from "../autodiff/grad.ts";
-import { evaluate } from "../backend/compile.ts";
+import { evaluate, spec, trace } from "../backend/compile.ts";
+import { nodeOrt } from "../backend/ort/node.ts";
 import { reference } from "../backend/reference/reference.ts";
 import { mul } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
@@ -199,6 +200,61 @@ describe("selectiveScan", () => {
     await expect(wrong).rejects.toThrow(
       "selectiveScan: needs x and delta (B, T, D), a (D, N), b and c (B, T, N), resets (B, T), got (2, 7, 3), (2, 7, 3), (3, 2), (2, 6, 2), (2, 7, 2).",
     );
+  });
+});
+
+describe.each([
+  [
+    "selectiveScan",
+    selective(new Rng(8)),
+    (p: ValueRecord, resets: Value) =>
+      selectiveScan({ ...(p as unknown as SelectiveScanInputs), resets }, { chunk: 3 }),
+  ],
+  [
+    "ssd",
+    scalar(new Rng(9)),
+    (p: ValueRecord, resets: Value) =>
+      ssd({ ...(p as unknown as SsdInputs), resets }, { chunk: 3 }),
+  ],
+] as const)("%s over rows that are a symbol", (_, inputs, of) => {
+  const perRow = (name: string): boolean => name !== "a" && name !== "skip";
+  const resets = Tensor.from(marks, [2, 7], "bool");
+  const function_ = ((p: ValueRecord, r: Value) => {
+    const { y, state } = of(p, r);
+    return [y, state];
+  }) as never;
+
+  test("is one program that gives what a program of each size gives", async () => {
+    const backend = await nodeOrt({ threads: 1 });
+    const open = Object.fromEntries(
+      Object.entries(inputs).map(([name, { shape }]) => [
+        name,
+        spec(perRow(name) ? ["rows", ...shape.slice(1)] : shape),
+      ]),
+    );
+    const program = await backend.load(trace(function_, [open, spec(["rows", 7], "bool")]).program);
+    for (const rows of [1, 2, 5]) {
+      const take = (tensor: Tensor): Tensor => {
+        const size = tensor.size / 2;
+        const picked = Array.from({ length: rows }, (_unused, i) => i % 2).flatMap((row) =>
+          Array.from(tensor.numbers().slice(row * size, (row + 1) * size)),
+        );
+        return Tensor.from(picked, [rows, ...tensor.shape.slice(1)], tensor.dtype);
+      };
+      const own = Object.fromEntries(
+        Object.entries(inputs).map(([name, t]) => [name, perRow(name) ? take(t) : t]),
+      );
+      const [y, state] = await program.run([...Object.values(own), take(resets)]);
+      const [wantedY, wantedState] = await evaluate<Tensor[]>(
+        reference(),
+        function_,
+        own,
+        take(resets),
+      );
+      allclose(y!, wantedY!, tolerance.float32);
+      allclose(state!, wantedState!, tolerance.float32);
+    }
+    await program.release();
   });
 });
 

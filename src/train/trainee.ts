@@ -6,7 +6,12 @@ import type { LoadModelOptions } from "../models/folder.ts";
 import type { LanguageModel, PretrainedModel } from "../models/model.ts";
 import type { Linear } from "../nn/linear.ts";
 import type { Context, ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
-import { type QuantizeOptions, quantizedLayers, quantizeLinear } from "../nn/quantize.ts";
+import {
+  type QuantizeOptions,
+  quantizedLayers,
+  quantizedWeights,
+  quantizeLinear,
+} from "../nn/quantize.ts";
 import { decayGroups, type ParameterGroup } from "../optim/groups.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { Rng } from "../tensor/rng.ts";
@@ -252,13 +257,12 @@ export function quantizeModel(
   });
   return {
     params: kept,
-    context: (values) => ({
-      linear: quantizedLayers(
-        layers.map(({ layer, name, attrs }) => [
-          layer,
-          { packed: values[`${name}.packed`]!, scales: values[`${name}.scales`]!, attrs },
-        ]),
-      ),
-    }),
+    context: (values) => {
+      const all = layers.map(({ layer, name, attrs }) => {
+        const [packed, scales] = [values[`${name}.packed`]!, values[`${name}.scales`]!];
+        return [layer, { packed, scales, attrs }] as const;
+      });
+      return { linear: quantizedLayers(all), weights: quantizedWeights(all) };
+    },
   };
 }

@@ -206,7 +206,7 @@ it.each([
   [{ alpha: -1 }, "taid: alpha must be a number from 0 to 1, got -1."],
   [{ speed: 2 }, 'taid: has no option "speed"'],
 ])("refuses %o", (options, sentence) => {
-  expect(() => taid(teacher, options)).toThrow(sentence);
+  expect(() => taid(teacher, options as never)).toThrow(sentence);
 });
 
 /** What a checkpoint would keep: copies. */
