@@ -1,5 +1,7 @@
 /** `plasticity generate`: continue a text, as it comes. */
+import { type JsonValue, parseJson } from "../io/json.ts";
 import { type Command, type CommandContext, wholeFrom } from "./command.ts";
+import { draftingOptions, namedDrafter, openDrafter, passesJson, showPasses } from "./drafting.ts";
 import {
   checkStops,
   Decoder,
@@ -9,9 +11,12 @@ import {
   loadAdapter,
   loadChatTemplate,
   OptionError,
+  PassCount,
   questionOf,
+  schemaGrammar,
   stopIdsOf,
   type Tokenizer,
+  vocabularyOf,
 } from "./library.ts";
 import { modelFolder, modelOption, openBackend, openModel, threadsOption } from "./models.ts";
 import { showCount } from "./output.ts";
@@ -19,6 +24,7 @@ import { samplingOf, samplingOptions, unescaped } from "./sampling.ts";
 
 /** Bytes read from stdin at most: far beyond what any model reads. */
 const maxPromptBytes = 2 ** 24;
+const maxSchemaBytes = 2 ** 20;
 
 /** The prompt that was given, or what is piped in, its last line break left out. */
 async function readPrompt(given: string | undefined): Promise<string> {
@@ -45,6 +51,13 @@ async function readPrompt(given: string | undefined): Promise<string> {
   } catch {
     throw new OptionError("generate: the text on stdin is not UTF-8 — convert it.");
   }
+}
+
+/** The JSON Schema that a text must fit, where one is named. */
+async function readSchema({ host, options }: CommandContext): Promise<JsonValue | undefined> {
+  const path = options["json-schema"] as string | undefined;
+  if (path === undefined) return undefined;
+  return parseJson(await host.files.readText(path, maxSchemaBytes), path);
 }
 
 interface Asked {
@@ -92,14 +105,25 @@ async function run(context: CommandContext): Promise<void> {
   const count = options["n"] as number;
   const stop = ((options["stop"] as readonly string[] | undefined) ?? []).map(unescaped);
   checkStops(stop);
+  const named = namedDrafter(context, "generate");
+  const schema = await readSchema(context);
   const opened = await openModel(host, options["model"] as string);
   const { tokenizer } = opened;
   const asked = await ask(context, tokenizer, prompt);
+  // Before the engine starts: a schema that cannot be held to is refused at once.
+  const grammar = schema === undefined ? undefined : schemaGrammar(schema, vocabularyOf(tokenizer));
   const backend = await openBackend(output, options["threads"] as number | undefined);
   const folder = options["adapter"] as string | undefined;
   const adapter =
     folder === undefined ? undefined : await loadAdapter(host.files, folder, opened.model);
-  const decoder = new Decoder(opened.model, opened.params, backend, adapter ? { adapter } : {});
+  const drafter =
+    named && (await openDrafter(context, named, opened.model.sizes.vocabSize, tokenizer));
+  const passes = new PassCount();
+  const decoder = new Decoder(opened.model, opened.params, backend, {
+    ...(adapter && { adapter }),
+    // A single answer needs no second row to be the one that a batch gives.
+    batchExact: count > 1 || drafter !== undefined,
+  });
   const started = host.clock.monotonic();
   let made: GeneratedText[];
   try {
@@ -114,6 +138,8 @@ async function run(context: CommandContext): Promise<void> {
         stop,
         stopIds: asked.stopIds,
         signal,
+        ...(grammar && { constraints: Array.from({ length: count }, () => grammar.start()) }),
+        ...(drafter && { drafter, onPass: (_, pass) => passes.add(pass) }),
         // Several texts grow together, and are shown when they are whole.
         onText: (text) => {
           if (count === 1) output.write(text);
@@ -134,7 +160,8 @@ async function run(context: CommandContext): Promise<void> {
       output.line(text);
     });
   }
-  output.warn(`${total} tokens, ${showCount(total / seconds)} tokens/s`);
+  const pace = `${total} tokens, ${showCount(total / seconds)} tokens/s`;
+  output.warn(drafter ? `${pace}, ${showPasses(passes)}` : pace);
   const samples = made.map((one) => ({
     text: one.text,
     tokens: [...one.tokens],
@@ -148,6 +175,7 @@ async function run(context: CommandContext): Promise<void> {
     promptTokens: asked.ids.length,
     seconds,
     tokensPerSecond: total / seconds,
+    ...(drafter && passesJson(passes, drafter)),
     ...(count > 1 && { samples }),
   });
 }
@@ -176,6 +204,11 @@ export const generateCommand: Command = {
       about: "end before this text, \\n for a line",
       many: true,
     },
+    "json-schema": {
+      type: "string",
+      value: "file",
+      about: "make JSON that fits this schema; an answer cut short by its length is not whole",
+    },
     n: { type: "number", default: 1, about: "texts to make", check: wholeFrom(1, 256) },
     logprobs: {
       type: "number",
@@ -184,6 +217,7 @@ export const generateCommand: Command = {
     },
     threads: threadsOption,
     ...samplingOptions(),
+    ...draftingOptions,
   },
   run,
 };

@@ -129,6 +129,30 @@ describe("KvCache", () => {
     expect([...cache.lengths]).toEqual([0, 0]);
   });
 
+  it("appends a branch of a tree: the tokens at some places, in order, to rows of any length", () => {
+    const cache = new KvCache(sizes, 2, 32);
+    cache.append(present(2, 5, [0, 0]), [5, 3]);
+    // Places 1, 2 and 5 of six new tokens hold what follows: at the others stands what must not be kept.
+    const outputs = present(2, 6, [100, 100]).flatMap(({ keys, values }) => [keys, values]);
+    const wanted = present(2, 3, [5, 3]).flatMap(({ keys, values }) => [keys, values]);
+    outputs.forEach((tensor, i) => {
+      for (let at = 0; at < 2 * nKvHeads; at++) {
+        [1, 2, 5].forEach((place, k) => {
+          const from = (wanted[i]!.data as Float32Array).subarray((at * 3 + k) * headDim);
+          (tensor.data as Float32Array).set(from.subarray(0, headDim), (at * 6 + place) * headDim);
+        });
+      }
+    });
+    cache.commitAt(outputs, [1, 2, 5]);
+    expectHolds(cache, [8, 6]);
+    cache.commitAt(outputs, []);
+    expectHolds(cache, [8, 6]);
+    expect(() => cache.commitAt(outputs, new Array<number>(25).fill(0))).toThrow(
+      new StateError("cache: row 0 holds 8 of 32 tokens, 25 more do not fit."),
+    );
+    expectHolds(cache, [8, 6]);
+  });
+
   it("refuses tokens beyond its capacity, and is unchanged then", () => {
     const cache = new KvCache(sizes, 2, 32);
     cache.append(present(2, 30, [0, 0]), [3, 30]);

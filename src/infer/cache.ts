@@ -86,6 +86,26 @@ export class KvCache {
     }
   }
 
+  /** Each row `i` takes what row `from[i]` holds. */
+  select(from: ArrayLike<number>): void {
+    if (Array.from(from).every((source, row) => source === row)) return;
+    const pick = (tensor: Tensor<"float32">): Tensor<"float32"> => {
+      const size = tensor.size / this.rows;
+      const data = new Float32Array(tensor.size);
+      for (let row = 0; row < this.rows; row++) {
+        data.set(tensor.data.subarray(from[row]! * size, (from[row]! + 1) * size), row * size);
+      }
+      return new Tensor("float32", tensor.shape, data);
+    };
+    this.#layers = this.#layers.map(({ keys, values }) => ({
+      keys: pick(keys),
+      values: pick(values),
+    }));
+    this.#mask = pick(this.#mask);
+    const lengths = this.lengths.slice();
+    for (let row = 0; row < this.rows; row++) this.lengths[row] = lengths[from[row]!]!;
+  }
+
   /**
    * Appends the first `counts[row]` of T new tokens of each row: `present` per layer is
    * (rows, Hkv, T, D).
@@ -96,13 +116,7 @@ export class KvCache {
   ): void {
     const { nKvHeads, headDim } = this.#sizes;
     const length = present[0]!.keys.shape[2]!;
-    for (let row = 0; row < this.rows; row++) {
-      if (this.lengths[row]! + counts[row]! > this.#capacity) {
-        throw new StateError(
-          `cache: row ${row} holds ${this.lengths[row]} of ${this.#capacity} tokens, ${counts[row]} more do not fit.`,
-        );
-      }
-    }
+    this.#checkRoom(counts);
     present.forEach(({ keys, values }, layer) => {
       const into = this.#layers[layer]!;
       for (const [from, to] of [
@@ -122,11 +136,49 @@ export class KvCache {
         }
       }
     });
+    this.#lengthen(counts);
+  }
+
+  #checkRoom(counts: ArrayLike<number>): void {
+    for (let row = 0; row < this.rows; row++) {
+      if (this.lengths[row]! + counts[row]! > this.#capacity) {
+        throw new StateError(
+          `cache: row ${row} holds ${this.lengths[row]} of ${this.#capacity} tokens, ${counts[row]} more do not fit.`,
+        );
+      }
+    }
+  }
+
+  #lengthen(counts: ArrayLike<number>): void {
     for (let row = 0; row < this.rows; row++) {
       const start = row * this.#capacity + this.lengths[row]!;
       this.#mask.data.fill(0, start, start + counts[row]!);
       this.lengths[row]! += counts[row]!;
     }
+  }
+
+  /**
+   * Appends those of T new tokens that stand at `places`, in this order, to every row: a branch of a tree.
+   * @param outputs keys and values of one layer after another, (rows, Hkv, T, D) each
+   */
+  commitAt(outputs: readonly Tensor[], places: readonly number[]): void {
+    const counts = new Int32Array(this.rows).fill(places.length);
+    this.#checkRoom(counts);
+    const { nKvHeads, headDim } = this.#sizes;
+    outputs.forEach((from, i) => {
+      const { keys, values } = this.#layers[i >> 1]!;
+      const to = i % 2 === 0 ? keys : values;
+      const source = from.data as Float32Array;
+      const length = from.shape[2]!;
+      for (let at = 0; at < this.rows * nKvHeads; at++) {
+        const end = at * this.#capacity + this.lengths[Math.floor(at / nKvHeads)]!;
+        places.forEach((place, k) => {
+          const start = (at * length + place) * headDim;
+          to.data.set(source.subarray(start, start + headDim), (end + k) * headDim);
+        });
+      }
+    });
+    this.#lengthen(counts);
   }
 
   /** As `append`, of keys and values of one layer after another. */

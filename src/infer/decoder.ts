@@ -1,41 +1,38 @@
 /**
- * Generation with a state between tokens: keys and values, or what a recurrent model carries. Programs: one reads prompts (rows symbolic, a few lengths),
- * one makes a token for every row (rows and past symbolic, base weights in the session), and one, used
- * with a `PromptMemory`, reads what a prompt adds to an earlier one.
+ * Generation with a state between tokens: keys and values, or what a recurrent model carries. Programs: one
+ * reads prompts (rows symbolic, a few lengths), one makes a token for every row (rows and past symbolic, base
+ * weights in the session), one, used with a `PromptMemory`, reads what a prompt adds to an earlier one, and
+ * one, used with a drafter, reads a tree of tokens (its size symbolic, base weights in the session too).
  */
-import type { Adapter } from "../adapters/adapter.ts";
+import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { LoraBank } from "../adapters/bank.ts";
-import { type AnyTensor, type Backend, type Executable, runAnywhere } from "../backend/backend.ts";
-import { spec, trace } from "../backend/compile.ts";
-import { place, releaseAll } from "../backend/place.ts";
+import type { Backend, Executable } from "../backend/backend.ts";
 import { OptionError, StateError } from "../errors.ts";
-import type { ValueTree } from "../ir/control.ts";
-import type { Spec, Value } from "../ir/graph.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import type { PromptMemory } from "./memory.ts";
-import {
-  checkSampling,
-  logprobsOf,
-  type SampleOptions,
-  sample,
-  TokenHistory,
-  type TokenLogprob,
-} from "./sample.ts";
-import { readSlots, SlotsOfRows, slotsName } from "./slots.ts";
+import type { KvCache } from "./cache.ts";
+import type { ChosenLogprob, Completion, FinishReason, GenerateOptions } from "./completion.ts";
+import { constrain } from "./constraint.ts";
+import type { Drafter } from "./drafter.ts";
+import { DecoderPrograms } from "./programs.ts";
+import { checkSampling, logprobsOf, sample, TokenHistory } from "./sample.ts";
+import { readSlots, SlotsOfRows } from "./slots.ts";
+import { speculate, type TreeReader } from "./speculative.ts";
 import { type StateForm, stateForm, type TokenState } from "./state.ts";
+import { checkTreeModel, treeInputs } from "./tree-pass.ts";
 
 export interface DecoderOptions {
-  readonly adapter?: { readonly adapter: Adapter; readonly params: TensorRecord };
+  readonly adapter?: LoadedAdapter;
   /** Adapters by slot instead, one for each row of a batch: `slots` of a call choose. */
   readonly bank?: LoraBank;
   /** For base weights in another form, as those of `quantizeModel`: its `context`. */
   readonly form?: (base: ValueRecord) => ContextOptions;
   /**
-   * Keep the base weights in the one-token session, prepacked: faster a token, twice the memory and
-   * slower to load. Default true; not where the backend keeps weights on a device.
+   * Keep the base weights in the session that makes tokens, prepacked: faster a token, twice the memory and
+   * slower to load. Default true; not where the backend keeps weights on a device. Calls with a drafter and
+   * calls without one have a session each.
    */
   readonly prepack?: boolean;
   /**
@@ -45,66 +42,27 @@ export interface DecoderOptions {
   readonly batchExact?: boolean;
 }
 
-export interface GenerateOptions extends SampleOptions {
-  /** Tokens to make at most; default 64. */
-  readonly maxNewTokens?: number;
-  /** Ends a row; the token itself is not returned. */
-  readonly stopIds?: readonly number[];
-  readonly seed?: number;
-  /** Called with each new token of a row. */
-  readonly onToken?: (row: number, token: number) => void;
-  /** Asked after `onToken`; true ends the row, whose token stays. */
-  readonly isEnd?: (row: number, token: number) => boolean;
-  /**
-   * Return the log-probability of each token, and those of so many likeliest ones, in [0, 20]; by the
-   * model itself, before penalties, temperature and filters. Default: none.
-   */
-  readonly logprobs?: number;
-  /** Keys and values of an earlier call: what a single prompt shares with it is not read again. */
-  readonly memory?: PromptMemory;
-  /** The bank's slot for each prompt; default 0, the base model, for all. */
-  readonly slots?: readonly number[];
-  /** Ends all rows after the token that is being computed. */
-  readonly signal?: AbortSignal;
-}
-
-/**
- * Why a row ended: a stop token or `isEnd`; `maxNewTokens` or the model's last position; the signal.
- */
-export type FinishReason = "stop" | "length" | "aborted";
-
-/** A log-probability and those of the likeliest tokens in its place. */
-export type ChosenLogprob = TokenLogprob & { readonly top: readonly TokenLogprob[] };
-
-/** A prompt's continuation. */
-export interface Completion {
-  /** Without the stopping token. */
-  readonly tokens: Int32Array<ArrayBuffer>;
-  readonly finishReason: FinishReason;
-  /** One for each token, when they were asked for. */
-  readonly logprobs?: readonly ChosenLogprob[];
-}
+export type {
+  ChosenLogprob,
+  Completion,
+  FinishReason,
+  GenerateOptions,
+} from "./completion.ts";
 
 export class Decoder {
   readonly #model: LanguageModel;
-  readonly #params: TensorRecord;
-  readonly #adapter: DecoderOptions["adapter"];
   readonly #bank: LoraBank | undefined;
-  readonly #form: DecoderOptions["form"];
   readonly #state: StateForm;
+  readonly #programs: DecoderPrograms;
   readonly #slots: WeakMap<TokenState, SlotsOfRows> = new WeakMap();
   /** Who owns a memory that was filled through a slot: another one after each change of the slot. */
-  readonly #owners: WeakMap<object, object> = new WeakMap();
+  readonly #owners: WeakMap<object, { readonly plain: object; readonly drafted: object }> =
+    new WeakMap();
   /** How long each row of a cache was when it was read last. */
   readonly #readAt: WeakMap<TokenState, readonly number[]> = new WeakMap();
   readonly #backend: Backend;
   readonly #prepack: boolean;
   readonly #leastRows: number;
-  readonly #prefills: Map<number, Promise<Executable>> = new Map();
-  readonly #extends: Map<number, Promise<Executable>> = new Map();
-  #step: Promise<Executable> | undefined;
-  /** The base weights where the backend keeps them. */
-  #base: Promise<Readonly<Record<string, AnyTensor>>> | undefined;
   #released = false;
 
   constructor(
@@ -114,16 +72,17 @@ export class Decoder {
     options: DecoderOptions = {},
   ) {
     this.#model = model;
-    this.#state = stateForm(model);
-    this.#params = params;
+    this.#state = stateForm(model, options.adapter?.adapter.passes);
     this.#backend = backend;
     if (options.adapter && options.bank) {
       throw new OptionError("decoder: takes an adapter or a bank, got both — fill a slot with it.");
     }
-    this.#adapter = options.adapter;
     this.#bank = options.bank;
-    this.#form = options.form;
     this.#prepack = backend.device === undefined && (options.prepack ?? true);
+    this.#programs = new DecoderPrograms(model, params, backend, this.#state, {
+      ...options,
+      prepack: this.#prepack,
+    });
     this.#leastRows = (options.batchExact ?? true) ? 2 : 1;
   }
 
@@ -148,6 +107,7 @@ export class Decoder {
     if (this.#released) throw new StateError("generate: the decoder was released.");
     checkSampling(options);
     const { maxNewTokens = 64, stopIds = [], seed = 0, logprobs, memory, signal } = options;
+    const { constraints } = options;
     const { maxPositions, vocabSize } = this.#model.sizes;
     if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
       throw new OptionError(`maxNewTokens must be a whole number from 1, got ${maxNewTokens}.`);
@@ -170,7 +130,13 @@ export class Decoder {
         );
       }
     });
+    if (constraints && constraints.length !== prompts.length) {
+      throw new OptionError(
+        `generate: constraints must be one for each of ${prompts.length} prompts, got ${constraints.length}.`,
+      );
+    }
     if (prompts.length === 0) return [];
+    if (options.drafter) return this.#draft(prompts, options, options.drafter);
     // A product with a single row may differ in the last bits from the same row among others.
     const rows = Math.max(this.#leastRows, prompts.length);
     const padded = Array.from(
@@ -198,17 +164,20 @@ export class Decoder {
         for (let row = 0; row < prompts.length; row++) {
           if (reasons[row]) continue;
           const own = all.subarray(row * vocabSize, (row + 1) * vocabSize);
-          const token = sample(own, options, rngs[row]!, histories[row]);
+          const constraint = constraints?.[row];
+          const open = constraint ? constrain(own, constraint, stop) : own;
+          const token = sample(open, options, rngs[row]!, histories[row]);
           if (stop.has(token)) {
             reasons[row] = "stop";
             continue;
           }
+          constraint?.accept(token);
           made[row]!.push(token);
           histories[row]!.add(token);
           if (logprobs !== undefined) chosen[row]!.push(logprobsOf(own, token, logprobs));
           options.onToken?.(row, token);
           next[row] = token;
-          if (options.isEnd?.(row, token)) reasons[row] = "stop";
+          if (options.isEnd?.(row, token) || constraint?.isFinished) reasons[row] = "stop";
           else if (
             made[row]!.length >= maxNewTokens ||
             prompts[row]!.length + made[row]!.length >= maxPositions
@@ -236,6 +205,86 @@ export class Decoder {
       finishReason: reasons[row] ?? "aborted",
       ...(logprobs !== undefined && { logprobs: chosen[row]! }),
     }));
+  }
+
+  /** As `complete`, one prompt after another, with passes over what a drafter proposes. */
+  async #draft(
+    prompts: readonly Int32Array[],
+    options: GenerateOptions,
+    drafter: Drafter,
+  ): Promise<Completion[]> {
+    checkTreeModel(this.#model);
+    if (busy.has(drafter)) {
+      throw new StateError("generate: the drafter is in another call — give each call its own.");
+    }
+    const { seed = 0, memory } = options;
+    const slots = readSlots(this.#bank, options.slots, prompts.length);
+    const completions: Completion[] = [];
+    busy.add(drafter);
+    try {
+      for (const [row, prompt] of prompts.entries()) {
+        const slot = slots?.slice(row, row + 1);
+        // A tree has rows enough: its cache has one row, that of plain calls two.
+        const make = (): TokenState => this.#state.create(1, prompt.length);
+        const owner = this.#ownerOf(slot?.[0], true);
+        const cache = (memory?.open(owner, prompt, make) ?? make()) as KvCache;
+        if (slot) this.#slots.set(cache, new SlotsOfRows(this.#bank!, slot, 1));
+        const rng = new Rng(seed).fold("sample", row);
+        const made: number[] = [];
+        try {
+          const reader = this.#treeReader(cache);
+          completions.push(await speculate(reader, prompt, drafter, row, rng, made, options));
+        } finally {
+          memory?.close([...prompt, ...made]);
+        }
+      }
+    } finally {
+      busy.delete(drafter);
+    }
+    return completions;
+  }
+
+  #treeReader(cache: KvCache): TreeReader {
+    const { vocabSize, maxPositions } = this.#model.sizes;
+    const limit = this.#model.cacheLimit ?? Infinity;
+    let outputs: readonly Tensor[] = [];
+    return {
+      vocabSize,
+      maxPositions,
+      // A pass does not straddle the length from which positions turn by other angles.
+      deepest: (length) => (length <= limit ? limit - length : Infinity),
+      read: async (text, draft) => {
+        await this.#catchUp(text, cache);
+        const executable = await this.#programs.tree();
+        const held = cache.lengths[0]!;
+        const count = draft.tokens.length + 1;
+        // Where shapes are compiled, few of them.
+        const length = this.#backend.device ? 2 ** Math.ceil(Math.log2(count)) : count;
+        const inputs = treeInputs(text.at(-1)!, draft, held, length);
+        const [logits, ...rest] = await this.#run(executable, cache, !this.#prepack, [
+          ...inputs,
+          ...cache.inputs,
+        ]);
+        outputs = rest;
+        return (logits!.data as Float32Array).subarray(0, count * vocabSize);
+      },
+      keep: (places) => {
+        cache.reserve(cache.lengths[0]! + places.length);
+        cache.commitAt(outputs, places);
+      },
+    };
+  }
+
+  /** Reads what a cache of one row lacks of a text without its last token. */
+  async #catchUp(text: readonly number[], cache: KvCache): Promise<void> {
+    const { length } = text;
+    const held = cache.lengths[0]!;
+    if (held === 0 && length === 1) this.#readAt.set(cache, [1]);
+    else if (held < length - 1 || this.#isVoid(cache, 0, length)) {
+      cache.reserve(length);
+      await this.#read([Int32Array.from(text)], cache);
+      cache.truncate(length - 1);
+    }
   }
 
   /** Reads prompts, or what they add to what the cache holds; logits after each one's last token. */
@@ -272,7 +321,7 @@ export class Decoder {
       prompts.map((prompt) => prompt.length),
     );
     cache.reserve(longest);
-    const executable = await this.#prefillFor(length);
+    const executable = await this.#programs.prefill(length);
     const [logits, ...outputs] = await this.#run(executable, cache, true, [
       new Tensor("int32", [rows, length], ids),
       ...(this.#model.cacheLimit === undefined ? [] : [positionsOf(prompts, length)]),
@@ -298,7 +347,7 @@ export class Decoder {
       for (let t = 0; t < length; t++) positions[row * length + t] = held + Math.min(t, count - 1);
     }
     cache.reserve(held + count);
-    const executable = await this.#extendFor(length);
+    const executable = await this.#programs.extend(length);
     const [logits, ...outputs] = await this.#run(executable, cache, true, [
       new Tensor("int32", [rows, length], ids),
       new Tensor("int32", [rows, length], positions),
@@ -321,8 +370,7 @@ export class Decoder {
     const limit = this.#model.sizes.maxPositions - 1;
     const positions = cache.lengths.map((n) => Math.min(n, limit));
     cache.reserve(length + 1);
-    this.#step ??= this.#loadStep();
-    const executable = await this.#step;
+    const executable = await this.#programs.step();
     const [logits, ...outputs] = await this.#run(executable, cache, !this.#prepack, [
       new Tensor("int32", [rows, 1], tokens),
       new Tensor("int32", [rows, 1], positions),
@@ -332,133 +380,36 @@ export class Decoder {
     return logits!;
   }
 
-  /** Runs a program on the adapter's numbers, the base weights if it takes them, and more. */
-  async #run(
+  /** Runs a program on the slots of a cache's rows, the base weights if it takes them, and more. */
+  #run(
     executable: Executable,
     cache: TokenState,
     withBase: boolean,
     inputs: readonly Tensor[],
   ): Promise<Tensor[]> {
-    if (withBase) this.#base ??= place(this.#params, this.#backend.device);
-    const base = withBase ? Object.values((await this.#base)!) : [];
-    const own = Object.values(this.#adapter?.params ?? this.#slots.get(cache)?.inputs() ?? {});
-    return (await runAnywhere(executable, [...own, ...base, ...inputs])) as Tensor[];
+    const slots = this.#slots.get(cache)?.inputs();
+    return this.#programs.run(executable, slots, withBase, inputs);
   }
 
-  #context(own: ValueRecord, base: ValueRecord): ReturnType<LanguageModel["context"]> {
-    const options = this.#bank
-      ? this.#bank.context(own, own[slotsName]!)
-      : this.#adapter?.adapter.context(own);
-    return this.#model.context(base, {}, { ...this.#form?.(base), ...options });
-  }
-
-  /** Shapes of what comes before the base weights: an adapter's numbers, or a bank's and the slots. */
-  #ownSpecs(): Readonly<Record<string, Spec>> {
-    if (!this.#bank) return this.#adapter?.params ?? {};
-    return { ...this.#bank.params, [slotsName]: spec(["rows"], "int32") };
-  }
-
-  #ownerOf(slot: number | undefined): object {
-    if (slot === undefined || !this.#bank) return this;
-    const content = this.#bank.contentOf(slot);
-    let owner = this.#owners.get(content);
-    if (!owner) {
-      owner = {};
-      this.#owners.set(content, owner);
+  /** Of a memory: calls with a drafter keep states of another form. */
+  #ownerOf(slot: number | undefined, isDrafted = false): object {
+    const content = slot === undefined || !this.#bank ? this : this.#bank.contentOf(slot);
+    let owners = this.#owners.get(content);
+    if (!owners) {
+      owners = { plain: {}, drafted: {} };
+      this.#owners.set(content, owners);
     }
-    return owner;
-  }
-
-  #prefillFor(length: number): Promise<Executable> {
-    let loaded = this.#prefills.get(length);
-    if (!loaded) {
-      const traced = trace(
-        ((own: ValueRecord, base: ValueRecord, ids: Value, at: readonly Value[], rows: Value) => {
-          const padded = this.#state.padded(rows, length);
-          const options = { rows, ...padded, ...(at[0] && { positions: at[0] }) };
-          const result = this.#model.forward(this.#context(own, base), ids, options);
-          return [result.logits, this.#state.outputs(result)];
-        }) as never,
-        [
-          this.#ownSpecs(),
-          this.#params,
-          spec(["rows", length], "int32"),
-          this.#model.cacheLimit === undefined ? [] : [spec(["rows", length], "int32")],
-          spec(["rows"], "int32"),
-        ],
-      );
-      loaded = this.#backend.load(traced.program);
-      this.#prefills.set(length, loaded);
-    }
-    return loaded;
-  }
-
-  #extendFor(length: number): Promise<Executable> {
-    let loaded = this.#extends.get(length);
-    if (!loaded) {
-      const traced = trace(
-        ((
-          own: ValueRecord,
-          base: ValueRecord,
-          ids: Value,
-          positions: Value,
-          state: ValueTree,
-          rows: Value,
-        ) => {
-          const padded = this.#state.padded(rows, length);
-          const options = { positions, ...this.#state.given(state), ...padded, rows };
-          const result = this.#model.forward(this.#context(own, base), ids, options);
-          return [result.logits, this.#state.outputs(result)];
-        }) as never,
-        [
-          this.#ownSpecs(),
-          this.#params,
-          spec(["rows", length], "int32"),
-          spec(["rows", length], "int32"),
-          this.#state.specs,
-          spec(["rows"], "int32"),
-        ],
-      );
-      loaded = this.#backend.load(traced.program);
-      this.#extends.set(length, loaded);
-    }
-    return loaded;
-  }
-
-  #loadStep(): Promise<Executable> {
-    const traced = trace(
-      ((own: ValueRecord, base: ValueRecord, ids: Value, positions: Value, state: ValueTree) => {
-        const options = { positions, ...this.#state.given(state) };
-        const result = this.#model.forward(this.#context(own, base), ids, options);
-        return [result.logits, this.#state.outputs(result)];
-      }) as never,
-      [
-        this.#ownSpecs(),
-        this.#params,
-        spec(["rows", 1], "int32"),
-        spec(["rows", 1], "int32"),
-        this.#state.specs,
-      ],
-    );
-    const frozen = new Map(
-      Object.entries(this.#params).map(([path, tensor]) => [`1.${path}`, tensor]),
-    );
-    return this.#backend.load(traced.program, this.#prepack ? { frozen } : {});
+    return isDrafted ? owners.drafted : owners.plain;
   }
 
   async release(): Promise<void> {
     this.#released = true;
-    const programs = [...this.#prefills.values(), ...this.#extends.values()];
-    for (const loaded of programs) await (await loaded).release();
-    if (this.#step) await (await this.#step).release();
-    // What failed to be placed holds nothing.
-    if (this.#base) releaseAll(Object.values(await this.#base.catch(() => ({}))));
-    this.#base = undefined;
-    this.#prefills.clear();
-    this.#extends.clear();
-    this.#step = undefined;
+    await this.#programs.release();
   }
 }
+
+/** Drafters that a call uses. */
+const busy = new WeakSet<Drafter>();
 
 /** Prompt lengths that programs are made for. */
 function bucket(length: number): number {

@@ -18,8 +18,8 @@ export interface VerifiedPass {
   readonly accepted: readonly number[];
   /** Tokens that the text gained: those of the accepted nodes, and the model's own next one. */
   readonly tokens: Int32Array;
-  /** Choices among these that rounding could have made otherwise: see `closeMargin`. */
-  readonly close: number;
+  /** How firmly each was chosen, and the stop token that came after them if one did: `Decision.margin`. */
+  readonly margins: readonly number[];
 }
 
 /** Proposes what comes next; the model decides. One text at a time. */

@@ -6,6 +6,7 @@ import {
   argMaxOf,
   checkSampling,
   choiceOf,
+  decide,
   logprobsOf,
   type SampleOptions,
   sample,
@@ -250,5 +251,46 @@ describe("checkSampling", () => {
     checkSampling({});
     checkSampling({ temperature: 0, topK: 1, topP: 1, minP: 0 });
     checkSampling({ temperature: 100 });
+  });
+});
+
+describe("decide", () => {
+  it("gives the distance to the next logit at temperature 0, after penalties", () => {
+    const rng = new Rng(1);
+    expect(decide([1, 3, 2.5], {}, rng)).toEqual({ token: 1, margin: 0.5 });
+    const history = new TokenHistory([1]);
+    // 3 / 1.5 = 2 is below 2.5.
+    expect(decide([1, 3, 2.5], { repetitionPenalty: 1.5 }, rng, history)).toEqual({
+      token: 2,
+      margin: 0.5,
+    });
+    expect(decide([2, 2], {}, rng)).toEqual({ token: 0, margin: 0 });
+    expect(decide([2], {}, rng).margin).toBe(Infinity);
+  });
+
+  it("gives the distance of the draw to the borders of its share, in logits", () => {
+    // Shares end at 0.2, 0.6, 0.7 and 1.
+    const ends = [0, 0.2, 0.6, 0.7, 1];
+    const [rng, same] = [new Rng(11), new Rng(11)];
+    for (let i = 0; i < 200; i++) {
+      const { token, margin } = decide(logits, { temperature: 1 }, rng);
+      const drawn = same.uniform();
+      const below = token === 0 ? Infinity : drawn - ends[token]!;
+      const above = token === 3 ? Infinity : ends[token + 1]! - drawn;
+      expect(margin).toBeCloseTo(4 * Math.min(below, above), 5);
+    }
+  });
+
+  it("takes no other token while logits move by less than the margin", () => {
+    const noise = new Rng(3);
+    for (const temperature of [0, 0.5, 1.3]) {
+      for (let seed = 0; seed < 300; seed++) {
+        const made = Array.from({ length: 12 }, () => 3 * noise.normal());
+        const { token, margin } = decide(made, { temperature }, new Rng(seed));
+        const most = 0.999 * Math.min(margin, 0.5);
+        const moved = made.map((logit) => logit + most * (noise.uniform() - 0.5));
+        expect(decide(moved, { temperature }, new Rng(seed)).token).toBe(token);
+      }
+    }
   });
 });

@@ -105,7 +105,8 @@ function penalized(
   return own;
 }
 
-function notNumbers(): StateError {
+/** What is thrown where logits are no numbers. */
+export function notNumbers(): StateError {
   return new StateError(
     "sample: the logits hold NaN or nothing above -∞ — the model's weights may be broken.",
   );
@@ -132,9 +133,11 @@ export function choiceOf(
   const top = own[argMaxOf(own)]!;
   const weights = new Float64Array(own.length);
   let kept = new Int32Array(own.length);
+  let hasForbidden = false;
   for (let id = 0; id < own.length; id++) {
     weights[id] = Math.exp((own[id]! - top) / temperature);
     kept[id] = id;
+    if (own[id] === -Infinity) hasForbidden = true;
   }
   const mass = (): number => massOf(kept, weights);
   if (!(mass() > 0)) throw notNumbers();
@@ -153,7 +156,9 @@ export function choiceOf(
   }
   if (minP > 0) kept = kept.filter((id) => weights[id]! >= minP);
   if (typicalP < 1) kept = typical(kept, weights, mass(), typicalP);
-  if (kept.length < own.length) kept = kept.filter((id) => weights[id]! > 0).sort();
+  if (hasForbidden || kept.length < own.length) {
+    kept = kept.filter((id) => weights[id]! > 0).sort();
+  }
   const total = mass();
   const probabilities = new Float64Array(kept.length);
   for (let i = 0; i < kept.length; i++) probabilities[i] = weights[kept[i]!]! / total;
@@ -187,6 +192,55 @@ function typical(
   return ids.filter((id) => shifts[id]! <= border);
 }
 
+/** A token, and how firmly it was chosen. */
+export interface Decision {
+  readonly token: number;
+  /**
+   * How much two logits must move against each other, at least, before another token is taken; where filters
+   * keep the same tokens. At temperature 0 the largest logit less the next one; else 4 · temperature times the
+   * distance from the number that was drawn to the nearer end of the token's share, since no share's end moves
+   * by more than a quarter of logits' spread over the temperature.
+   */
+  readonly margin: number;
+}
+
+/**
+ * One token id and its margin, by the options alone: nothing is drawn at temperature 0, else one number.
+ * @param logits (V,)
+ * @param history what the penalties look at; without it they do nothing.
+ * @throws StateError when the logits are not numbers.
+ */
+export function decide(
+  logits: ArrayLike<number>,
+  options: SampleOptions,
+  rng: Rng,
+  history?: TokenHistory,
+): Decision {
+  const { temperature = 0 } = options;
+  if (temperature === 0) {
+    const own = penalized(logits, options, history);
+    const best = argMaxOf(own);
+    if (!(own[best]! > -Infinity)) throw notNumbers();
+    let next = -Infinity;
+    for (let i = 0; i < own.length; i++) if (i !== best && own[i]! > next) next = own[i]!;
+    return { token: best, margin: own[best]! - next };
+  }
+  const { ids, probabilities } = choiceOf(logits, options, history);
+  const end = ids.length - 1;
+  let left = rng.uniform();
+  for (let i = 0; i <= end; i++) {
+    const share = probabilities[i]!;
+    if (left >= share && i < end) {
+      left -= share;
+      continue;
+    }
+    const below = i === 0 ? Infinity : left;
+    const above = i === end ? Infinity : share - left;
+    return { token: ids[i]!, margin: 4 * temperature * Math.min(below, above) };
+  }
+  throw notNumbers();
+}
+
 /**
  * One token id, by the options alone: nothing is drawn at temperature 0.
  * @param logits (V,)
@@ -199,20 +253,7 @@ export function sample(
   rng: Rng,
   history?: TokenHistory,
 ): number {
-  const { temperature = 0 } = options;
-  if (temperature === 0) {
-    const own = penalized(logits, options, history);
-    const best = argMaxOf(own);
-    if (own[best]! > -Infinity) return best;
-    throw notNumbers();
-  }
-  const { ids, probabilities } = choiceOf(logits, options, history);
-  let left = rng.uniform();
-  for (let i = 0; i < ids.length; i++) {
-    left -= probabilities[i]!;
-    if (left < 0) return ids[i]!;
-  }
-  return ids.at(-1)!;
+  return decide(logits, options, rng, history).token;
 }
 
 /** A token and the natural logarithm of its probability. */
