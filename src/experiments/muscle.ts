@@ -9,13 +9,14 @@
  * are trained alike; every other arm goes on from the new one for the same steps, so that further training alone
  * ("further") is a control. Differs from the specification: a byte-pair vocabulary; no ensemble arm.
  */
+import { weightsScene } from "../adapters/adapter.ts";
 import { lora } from "../adapters/lora.ts";
 import type { Example } from "../data/example.ts";
 import { Decoder } from "../infer/decoder.ts";
 import { choiceCompatibility, textCompatibility } from "../infer/metrics/compatibility.ts";
 import { Scorer } from "../infer/score.ts";
 import { type MuscleOptions, muscle } from "../methods/distill/muscle.ts";
-import type { LanguageModel } from "../models/model.ts";
+import { firstNumbers } from "../methods/initialise.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import { finetune } from "../train/finetune.ts";
@@ -133,8 +134,14 @@ function examplesOf(files: readonly BrownFile[], make: Maker, count: number, rng
   return examples;
 }
 
-const adapterOf = (model: LanguageModel) =>
-  lora(model, { rank: 8, alpha: 16, targetModules: "all-linear" });
+/** LoRA on all linear layers; the tokens of answers, which the base never saw, are trained whole. */
+const adapterOf = (base: BrownLm) =>
+  lora(base.model, {
+    rank: 8,
+    alpha: 16,
+    targetModules: "all-linear",
+    trainableTokens: [marker, ask, ...answers].map((name) => base.tokenizer.tokenToId(name)!),
+  });
 
 async function trainTask(
   base: BrownLm,
@@ -147,11 +154,11 @@ async function trainTask(
     readonly options: MuscleOptions;
   },
 ): Promise<TensorRecord> {
-  const adapter = adapterOf(base.model);
+  const adapter = adapterOf(base);
   const plain = traineeOf(base.model, base.params, { adapter, params: start });
   const merged = (own: BrownLm, params: TensorRecord): TensorRecord => ({
     ...own.params,
-    ...adapterOf(own.model).merge(own.params, params),
+    ...adapterOf(own).merge(own.params, params),
   });
   const trainee = other
     ? withObjective(
@@ -187,7 +194,7 @@ async function answersOf(
   isText: boolean,
   context: ExperimentContext,
 ): Promise<{ readonly isRight: readonly number[]; readonly texts: readonly string[] }> {
-  const adapter = { adapter: adapterOf(base.model), params };
+  const adapter = { adapter: adapterOf(base), params };
   if (!isText) {
     const scorer = new Scorer(base.model, base.params, context.backend, adapter);
     try {
@@ -235,7 +242,7 @@ export function editSimilarity(a: string, b: string): number {
 export const experiment: Experiment<Shared> = {
   id: "muscle",
   title: "MUSCLE",
-  version: "1",
+  version: "2",
   metrics: {
     negativeFlips:
       "share of test items that the old model has right and this one wrong (worse, for classes)",
@@ -297,11 +304,13 @@ export const experiment: Experiment<Shared> = {
     const [name, update] = cell.task.split("-") as [string, "near" | "far"];
     const task = shared.tasks[name]!;
     const base = shared[update];
-    const fresh = (own: BrownLm): TensorRecord =>
-      adapterOf(own.model).init(new Rng(cell.seed).fold("adapter"));
+    const fresh = async (own: BrownLm): Promise<TensorRecord> => {
+      const scene = weightsScene(own.model, own.params, new Rng(cell.seed).fold("adapter"));
+      return (await firstNumbers(adapterOf(own), scene)).params;
+    };
     const first = (own: BrownLm, which: string): Promise<TensorRecord> =>
-      context.remember({ which, task: name, base: own.hash, seed: cell.seed }, () =>
-        trainTask(own, task, size, cell.seed, context, fresh(own)),
+      context.remember({ which, task: name, base: own.hash, seed: cell.seed }, async () =>
+        trainTask(own, task, size, cell.seed, context, await fresh(own)),
       );
     const old = await first(shared.old, "old");
     const next = await first(base, "new");
