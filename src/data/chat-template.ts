@@ -205,7 +205,11 @@ export class ChatTemplate {
     }
   }
 
-  #run(messages: readonly { role: string; content: string }[], isPrompt: boolean): string {
+  #run(
+    messages: readonly object[],
+    isPrompt: boolean,
+    tools: readonly object[] | undefined,
+  ): string {
     const { Environment, Interpreter } = this.#jinja;
     const environment = new Environment();
     const globals: Readonly<Record<string, unknown>> = {
@@ -221,7 +225,7 @@ export class ChatTemplate {
       range: (...bounds: readonly number[]) => range(bounds),
       strftime_now: (format: unknown) => strftime(defaultDate, String(format)),
       // transformers passes these as None.
-      tools: null,
+      tools: tools && tools.length > 0 ? tools : null,
       documents: null,
       ...this.#variables,
       messages,
@@ -253,20 +257,32 @@ export class ChatTemplate {
   /**
    * The text of messages, without marks.
    * @param isPrompt whether it ends where the assistant is to go on (`add_generation_prompt`).
+   * @param tools what it may call, as the OpenAI interface has them
    * @throws FormatError when the template refuses the messages, or takes too long.
    */
-  prompt(messages: readonly ChatMessage[], isPrompt: boolean, where: string = ""): string {
+  prompt(
+    messages: readonly ChatMessage[],
+    isPrompt: boolean,
+    where: string = "",
+    tools?: readonly object[],
+  ): string {
     return this.#guard(where, () =>
-      this.#run(plainMessages(messages), isPrompt).replace(/[\ufdd3\ufdd4]/g, ""),
+      this.#run(plainMessages(messages), isPrompt, tools).replace(/[\ufdd3\ufdd4]/g, ""),
     );
   }
 
   /**
    * The text of messages, and what in it is whose.
    * @param isPrompt whether it ends where the assistant is to go on.
+   * @param tools what it may call, as the OpenAI interface has them
    * @throws FormatError when the template refuses the messages, or takes too long.
    */
-  render(messages: readonly ChatMessage[], where: string = "", isPrompt = false): Rendering {
+  render(
+    messages: readonly ChatMessage[],
+    where: string = "",
+    isPrompt = false,
+    tools?: readonly object[],
+  ): Rendering {
     for (const { content } of messages) {
       const found = marks.exec(content);
       if (!found) continue;
@@ -275,16 +291,16 @@ export class ChatTemplate {
       );
     }
     return this.#guard(where, () => {
-      const plain = unmark(this.#run(plainMessages(messages), isPrompt));
+      const plain = unmark(this.#run(plainMessages(messages), isPrompt, tools));
       if (!plain) throw new Error("its {% generation %} blocks do not pair");
       const generated = this.hasGeneration ? plain.generated : undefined;
-      const withMarks = messages.map((message, i) => ({
-        role: message.role,
-        content: marked(message, i),
+      const withMarks = plainMessages(messages).map((message, i) => ({
+        ...message,
+        content: marked(messages[i]!, i),
       }));
       let found: Rendering | undefined;
       try {
-        found = unmark(this.#run(withMarks, isPrompt));
+        found = unmark(this.#run(withMarks, isPrompt, tools));
       } catch {
         // A template may refuse marks, as where it compares contents; then they cannot be told.
       }
@@ -306,8 +322,23 @@ export class ChatTemplate {
   }
 }
 
+/** Messages under the names that templates know. */
 function plainMessages(messages: readonly ChatMessage[]): { role: string; content: string }[] {
-  return messages.map(({ role, content }) => ({ role, content }));
+  return messages.map(({ role, content, name, toolCalls, toolCallId }) => ({
+    role,
+    content,
+    ...(name !== undefined && { name }),
+    ...(toolCallId !== undefined && { tool_call_id: toolCallId }),
+    // Templates ask whether the key is there.
+    ...(toolCalls &&
+      toolCalls.length > 0 && {
+        tool_calls: toolCalls.map(({ id, ...call }) => ({
+          ...(id !== undefined && { id }),
+          type: "function",
+          function: call,
+        })),
+      }),
+  }));
 }
 
 function range(bounds: readonly number[]): number[] {

@@ -159,16 +159,29 @@ export function encodeChat(
 
 /**
  * Tokens of a chat up to where the assistant goes on, as `encodeChat` gives them.
- * @throws FormatError when the template refuses the chat.
+ * @param tools what the assistant may call, as the OpenAI interface has them
+ * @throws FormatError when the template refuses the chat, or a tool or a call holds a special token's text.
  */
 export function encodeChatPrompt(
   messages: readonly ChatMessage[],
   template: ChatTemplate,
   tokenizer: Tokenizer,
   where: string,
+  tools?: readonly object[],
 ): readonly number[] {
-  const rendering = template.render(messages, where, true);
+  const calls = messages.flatMap(({ toolCalls }) => toolCalls ?? []);
+  checkToolText([...(tools ?? []), ...calls], tokenizer, where);
+  const rendering = template.render(messages, where, true, tools);
   return writeTokens(rendering, messages, template, tokenizer, where, () => []).ids;
+}
+
+/** What tools and calls say stands in the template's own text, where special tokens are read. */
+function checkToolText(said: readonly object[], tokenizer: Tokenizer, where: string): void {
+  const found = said.length > 0 && JSON.stringify(said).match(tokenizer.specialPattern)?.[0];
+  if (!found) return;
+  throw new FormatError(
+    `${where}: a tool or a call of one holds ${JSON.stringify(found)}, which is a special token — take it out of the text.`,
+  );
 }
 
 function writeTokens(

@@ -1,4 +1,12 @@
 /** What data is before and after it is encoded: records of known layouts, and tokens with loss masks. */
+import type { JsonObject } from "../io/json.ts";
+
+/** A call of a tool that an assistant made. */
+export interface ToolCall {
+  readonly id?: string;
+  readonly name: string;
+  readonly arguments: JsonObject;
+}
 
 export interface ChatMessage {
   /** `system`, `user`, `assistant` or `tool`; templates may know others. */
@@ -6,6 +14,12 @@ export interface ChatMessage {
   readonly content: string;
   /** False where the message carries no loss, whoever wrote it; default: the assistant's carry it. */
   readonly hasLoss?: boolean;
+  /** Calls that an assistant's message makes. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** The call that a tool's message answers. */
+  readonly toolCallId?: string;
+  /** Who speaks, or which tool. */
+  readonly name?: string;
 }
 
 /** A prompt or an answer of a preference: a text, or turns of a chat. */

@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { OptionError } from "../errors.ts";
+import { fitsSchema } from "../infer/grammar/validate.ts";
 import type { JsonObject } from "../io/json.ts";
 import {
   exactReward,
-  fitsSchema,
   type GivenAnswer,
   jsonReward,
   lastNumber,

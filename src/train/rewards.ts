@@ -3,6 +3,7 @@
  * a function of the same form.
  */
 import { FormatError, OptionError } from "../errors.ts";
+import { fitsSchema } from "../infer/grammar/validate.ts";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../io/json.ts";
 
 /** An answer that a policy gave. */
@@ -81,14 +82,6 @@ const keywords: readonly string[] = [
   "$schema",
 ];
 
-function typeOf(value: JsonValue): string {
-  if (value === null) return "null";
-  if (Array.isArray(value)) return "array";
-  return typeof value;
-}
-
-const same = (a: JsonValue, b: JsonValue): boolean => JSON.stringify(a) === JSON.stringify(b);
-
 function checkSchema(schema: JsonValue, path: string, depth = 0): void {
   if (!isJsonObject(schema))
     throw new OptionError(`rewards: the schema at ${path} must be an object.`);
@@ -106,48 +99,6 @@ function checkSchema(schema: JsonValue, path: string, depth = 0): void {
     }
   }
   if (items !== undefined) checkSchema(items, `${path}[]`, depth + 1);
-}
-
-/** Whether a value is as a schema says. */
-export function fitsSchema(value: JsonValue, schema: JsonObject): boolean {
-  const number = (key: string, otherwise: number): number =>
-    typeof schema[key] === "number" ? schema[key] : otherwise;
-  const type = schema["type"];
-  if (type !== undefined) {
-    const wanted = Array.isArray(type) ? (type as readonly JsonValue[]) : [type];
-    const found = typeOf(value);
-    const isInteger = found === "number" && Number.isInteger(value);
-    if (!wanted.includes(found) && !(isInteger && wanted.includes("integer"))) return false;
-  }
-  const choices = schema["enum"];
-  if (Array.isArray(choices) && !choices.some((choice: JsonValue) => same(choice, value)))
-    return false;
-  if (schema["const"] !== undefined && !same(schema["const"], value)) return false;
-  if (typeof value === "number") {
-    return value >= number("minimum", -Infinity) && value <= number("maximum", Infinity);
-  }
-  if (typeof value === "string") {
-    const size = [...value].length;
-    return size >= number("minLength", 0) && size <= number("maxLength", Infinity);
-  }
-  if (Array.isArray(value)) {
-    const items = schema["items"];
-    return (
-      value.length >= number("minItems", 0) &&
-      value.length <= number("maxItems", Infinity) &&
-      (items === undefined ||
-        value.every((item: JsonValue) => fitsSchema(item, items as JsonObject)))
-    );
-  }
-  if (!isJsonObject(value)) return true;
-  const properties = (schema["properties"] ?? {}) as Readonly<Record<string, JsonObject>>;
-  const required = (schema["required"] ?? []) as readonly string[];
-  if (required.some((name) => !Object.hasOwn(value, name))) return false;
-  return Object.entries(value).every(([name, inner]) =>
-    Object.hasOwn(properties, name)
-      ? fitsSchema(inner, properties[name]!)
-      : schema["additionalProperties"] !== false,
-  );
 }
 
 /**
