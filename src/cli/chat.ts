@@ -112,7 +112,11 @@ async function openState(context: CommandContext, opened: OpenedModel): Promise<
   const { host, output, options } = context;
   const backend = await openBackend(output, options["threads"] as number | undefined);
   const decoderOf = (adapter: LoadedAdapter | undefined): Decoder =>
-    new Decoder(opened.model, opened.params, backend, adapter ? { adapter } : {});
+    new Decoder(opened.model, opened.params, backend, {
+      ...(adapter && { adapter }),
+      // One answer at a time, which no batch has to give too.
+      batchExact: false,
+    });
   const folder = options["adapter"] as string | undefined;
   const adapter =
     folder === undefined ? undefined : await loadAdapter(host.files, folder, opened.model);
