@@ -246,11 +246,75 @@ export { T5, type T5Config } from "./models/t5.ts";
 
 // Adapters
 export type { TensorRecord } from "./nn/module.ts";
-export { type Adapter, matchTargets } from "./adapters/adapter.ts";
+export {
+  type Adapter,
+  type AdapterFile,
+  type AdapterKind,
+  type AdapterNumbers,
+  type AnyAdapterKind,
+  type BindScene,
+  type LoadedAdapter,
+  matchTargets,
+  newNumbers,
+  type PrepareScene,
+  weightsScene,
+  targetsOf,
+} from "./adapters/adapter.ts";
+export type { StepAhead, StepChanges, StepHook, StepMade } from "./adapters/hook.ts";
 export { type LoraBank, type LoraBankOptions, loraBank } from "./adapters/bank.ts";
-export { type LoraAdapter, type LoraLayer, type LoraOptions, lora } from "./adapters/lora.ts";
+export {
+  type LoraAdapter,
+  type LoraLayer,
+  type LoraOptions,
+  lora,
+  loraKind,
+} from "./adapters/lora.ts";
 export { type GgufLoraOptions, saveGgufLora } from "./adapters/gguf-lora.ts";
-export { type LoadedAdapter, loadAdapter, saveAdapter } from "./adapters/peft.ts";
+export { type SaveAdapterOptions, saveAdapter } from "./adapters/peft.ts";
+export { loadAdapter } from "./methods/load-adapter.ts";
+
+// Methods: the catalogue, and what their roles and options are
+export { firstNumbers, onWholeBase, takenFromBase } from "./methods/initialise.ts";
+export {
+  type AnyMethod,
+  type Capability,
+  capabilities,
+  type Claim as ClaimVerdict,
+  type DataPolicyRole,
+  type DecoderRole,
+  defineMethod,
+  type Implementation,
+  type Initialised,
+  type InitialiserRole,
+  type MergeRole,
+  type Method,
+  type NoOptions,
+  type ObjectiveRole,
+  type ObjectiveScene,
+  type OtherModel,
+  type PlannedRole,
+  type PolicyRole,
+  type RoleName,
+  type Roles,
+  roleNames,
+} from "./methods/method.ts";
+export {
+  adapterKinds,
+  methodById,
+  methodFor,
+  methods,
+  methodsWith,
+  type MethodWith,
+} from "./methods/registry.ts";
+export {
+  type GivenOptions,
+  type NamedOptions,
+  type OptionSpec,
+  type OptionSpecs,
+  parseNamed,
+  readOptions,
+} from "./options.ts";
+export { type Prepared, prepareScene, type SceneOptions } from "./train/prepare.ts";
 
 // Pictures
 export { type Augmentation, augmented } from "./data/augment.ts";
@@ -289,6 +353,13 @@ export {
   seesPictures,
   zeroShot,
 } from "./infer/image-embed.ts";
+export {
+  scoreZeroShot,
+  type ZeroShotOptions,
+  type ZeroShotScene,
+  type ZeroShotScores,
+} from "./infer/zero-shot.ts";
+export { type BeamOptions, BeamSearch } from "./infer/beam.ts";
 export {
   Clip,
   ClipText,
@@ -361,7 +432,7 @@ export {
   stopIdsOf,
 } from "./data/encode.ts";
 export { epochBatches } from "./data/epochs.ts";
-export { type ChatMessage, promptText, type Turns } from "./data/example.ts";
+export { type ChatMessage, promptText, type ToolCall, type Turns } from "./data/example.ts";
 export { type DataFormat, readRecords } from "./data/formats.ts";
 export { checkMap, layoutFields, layoutHelp } from "./data/layouts.ts";
 export { nearestNeighbour } from "./data/nearest.ts";
@@ -401,6 +472,12 @@ export {
   type MemoryEstimate,
   type RunEstimate,
 } from "./train/estimate.ts";
+export {
+  estimatePolicy,
+  estimatePolicyMemory,
+  type PolicyEstimate,
+  type PolicyMemoryEstimate,
+} from "./train/estimate-policy.ts";
 export {
   type FindRateOptions,
   type FoundRate,
@@ -545,6 +622,8 @@ export {
 } from "./train/objectives/recorded.ts";
 export { type ReplayOptions, replaySet } from "./train/objectives/replay.ts";
 export {
+  loadRewardModel,
+  type RewardModel,
   type RewardOptions,
   rewardAdapter,
   rewardLoss,
@@ -582,6 +661,32 @@ export {
   type FinishReason,
   type GenerateOptions,
 } from "./infer/decoder.ts";
+export type { Drafter, DraftTree, VerifiedPass } from "./infer/drafter.ts";
+export type { AdapterInfo } from "./infer/serve/adapter-slots.ts";
+export {
+  EmbedBatcher,
+  type EmbedBatcherOptions,
+  type Embedded,
+} from "./infer/serve/embed-batcher.ts";
+export { ServeEngine, type ServeOptions } from "./infer/serve/engine.ts";
+export type { ServedToken, ServeHandle, ServeResult, ServeUsage } from "./infer/serve/feed.ts";
+export type { HistogramCounts, ServeMetrics } from "./infer/serve/metrics.ts";
+export type { CacheStats } from "./infer/serve/pages.ts";
+export {
+  type CallName,
+  type EngineCalls,
+  EngineClient,
+  EngineHost,
+  type EngineHostOptions,
+  type FromEngine,
+  fromWire,
+  type ToEngine,
+  toWire,
+  type WireError,
+  type WireRequest,
+} from "./infer/serve/protocol.ts";
+export { BusyError } from "./infer/serve/queue.ts";
+export type { ServeRequest } from "./infer/serve/stream.ts";
 export { asEncoder, type EmbedOptions, TextEmbedder } from "./infer/embed.ts";
 export {
   type EncoderInput,
@@ -601,7 +706,33 @@ export { type RetrievalScores, rankByProduct, retrievalScores } from "./infer/me
 export { type Answer, answerAll } from "./infer/exact-match.ts";
 export { Conversation, type ConversationOptions, type Reply } from "./infer/conversation.ts";
 export { PromptMemory } from "./infer/memory.ts";
+export { constrain, type TokenConstraint } from "./infer/constraint.ts";
+export type { JsonTextOptions, Whitespace } from "./infer/grammar/json-rules.ts";
+export { type Grammar, jsonGrammar, schemaGrammar } from "./infer/grammar/grammar.ts";
+export { fitsSchema } from "./infer/grammar/validate.ts";
+export { Vocabulary, vocabularyOf } from "./infer/grammar/vocabulary.ts";
 export { checkSampling, type SampleOptions, type TokenLogprob } from "./infer/sample.ts";
+export {
+  type ChatTool,
+  checkTools,
+  knowsTools,
+  markTokens,
+  type ToolChoice,
+  type ToolFormat,
+  type ToolGrammarOptions,
+  toolFormatOf,
+  toolFormats,
+  toolGrammar,
+  withToolsAsText,
+} from "./infer/tool-calls.ts";
+export {
+  type AnswerDelta,
+  callIds,
+  readToolAnswer,
+  type ToolAnswer,
+  ToolStream,
+} from "./infer/tool-stream.ts";
+export { closeMargin, PassCount } from "./infer/speculative.ts";
 export {
   type GeneratedText,
   generateText,
@@ -611,6 +742,31 @@ export {
   type TextOptions,
 } from "./infer/text.ts";
 export { checkStops, TextStream, type TextStreamOptions } from "./infer/text-stream.ts";
+export { type EvaOptions, type EvaPlan, eva, evaPlan } from "./methods/adapt/eva.ts";
+export {
+  type BranchSubspace,
+  bindHydra,
+  branchSubspaceReport,
+  type HydraAdapter,
+  type HydraOptions,
+  hydra,
+} from "./methods/adapt/hydra.ts";
+export {
+  bindLtSft,
+  type LtSftAdapter,
+  type LtSftOptions,
+  ltSft,
+  sparseDeltaOf,
+} from "./methods/adapt/lt-sft.ts";
+export {
+  compose as composeDeltas,
+  SparseDelta,
+  type SparseEntries,
+} from "./methods/adapt/shared/sparse-delta.ts";
+export { type AdedOptions, aded } from "./methods/decode/aded.ts";
+export { makeDrafter, type NamedDrafter, parseDrafter } from "./methods/decode/drafters.ts";
+export { type NgramStaticOptions, ngramStatic } from "./methods/decode/ngram-static.ts";
+export { type PromptLookupOptions, promptLookup } from "./methods/decode/prompt-lookup.ts";
 
 // Evaluating
 export {
@@ -634,6 +790,13 @@ export {
   type ReliabilityBin,
   reliability,
 } from "./infer/metrics/calibration.ts";
+export {
+  type ChoiceCompatibility,
+  type CompatibilityReport,
+  choiceCompatibility,
+  type TextCompatibility,
+  textCompatibility,
+} from "./infer/metrics/compatibility.ts";
 export { type GenerationReport, generationReport } from "./infer/metrics/generation.ts";
 export {
   type Calibration,
@@ -690,6 +853,25 @@ export {
   probeLogits,
 } from "./infer/verify.ts";
 
+// Merging several models into one
+export {
+  type Breadcrumb,
+  type BreadcrumbOptions,
+  BreadcrumbPool,
+  breadcrumb,
+  type MergeConfig,
+  type MergedReport,
+  type MergeProgress,
+  mergeBreadcrumbs,
+  mergeMethods,
+  type OpenedMerge,
+  openMerge,
+  type ResolveModel,
+  type RunMergeOptions,
+  readMergeConfig,
+  resolveFolders,
+} from "./methods/merge/index.ts";
+
 // Models from the hub
 export {
   type DownloadedFile,
@@ -723,5 +905,38 @@ export {
   type RunEvent,
 } from "./io/tensorboard.ts";
 
+// Experiments: published claims put to the test
+export { type Claim, parseClaim } from "./experiments/claim.ts";
+export type { DataSetInfo } from "./experiments/data/data-set.ts";
+export { dataSets } from "./experiments/data/index.ts";
+export type {
+  Budget,
+  Cell,
+  Experiment,
+  ExperimentContext,
+  Plan,
+} from "./experiments/experiment.ts";
+export {
+  type CommittedResult,
+  readCommitted,
+  resultChart,
+  resultsTable,
+  verdictWords,
+  writeResult,
+} from "./experiments/report.ts";
+export type { ExperimentResult } from "./experiments/result.ts";
+export {
+  experimentFolder,
+  listExperiments,
+  loadExperiment,
+  type Progress,
+  type ReproduceOptions,
+  readClaim,
+  reproduce,
+} from "./experiments/runner.ts";
+export { judge, type Judgement, type Verdict } from "./experiments/verdict.ts";
+export { type DotChartOptions, type DotRow, dotChart } from "./io/chart-dots.ts";
+
 // The outside world and its files
 export type { Clock, FileInfo, Files, Host, Log } from "./host/host.ts";
+export type { FetchedPackage, PackageRequest, Packages } from "./host/packages.ts";

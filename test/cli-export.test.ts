@@ -16,7 +16,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { lora } from "../src/adapters/lora.ts";
 import { saveAdapter } from "../src/adapters/peft.ts";
 import { nodeHost } from "../src/host/node.ts";
-import { loadModel, readModelConfig } from "../src/models/folder.ts";
+import { loadModel, readModelConfig, saveModel } from "../src/models/folder.ts";
+import { Mamba } from "../src/models/mamba.ts";
 import { Rng } from "../src/tensor/rng.ts";
 import { Tensor } from "../src/tensor/tensor.ts";
 
@@ -212,6 +213,20 @@ describe("plasticity export", () => {
 });
 
 describe("plasticity info", () => {
+  it("speaks of a state where a model has no attention", async () => {
+    const mamba = new Mamba({ vocabSize: 9, dModel: 8, nLayers: 2 });
+    await saveModel(files, at("mamba"), mamba, mamba.init(new Rng(1)).params);
+    const { stdout } = await cli(["info", "mamba"]);
+    // A layer keeps 16 channels of 3 steps and of 16 states.
+    expect(stdout).toContain("2 of width 8; no attention, a state of 608 numbers for each text");
+    expect(stdout).toContain("no table of them; texts of up to 1048576");
+    expect(stdout).not.toContain("heads");
+    const { sizes } = json(await cli(["info", "mamba", "--json"])) as { sizes: object };
+    expect(sizes).toEqual({
+      ...{ vocabSize: 9, dModel: 8, nLayers: 2, maxPositions: 1048576, stateNumbers: 608 },
+    });
+  });
+
   it("describes the shipped model", async () => {
     const { stdout } = await cli(["info", "builtin"]);
     expect(stdout).toContain("parameters           5.18 M (5180672)");

@@ -56,6 +56,19 @@ describe("finetune --objective", () => {
     expect((await tensorsOf(out)).every((name) => /\.lora_[AB]\.weight$/.test(name))).toBe(true);
   });
 
+  it("weighs a training on own answers with the answers", async () => {
+    const { code, stdout, stderr } = await run(
+      "asked.jsonl",
+      ...["--objective", "grpo", "--reward", "number", "--max-new-tokens", "8", "--dry-run"],
+    );
+    expect(code, stderr).toBe(0);
+    const { steps, rollouts, memory, seconds, secondsPerRollout } = JSON.parse(stdout);
+    expect([steps, rollouts]).toEqual([2, 2]);
+    expect(memory.rolloutBytes).toBeGreaterThan(1e5);
+    expect(secondsPerRollout).toBeGreaterThan(0);
+    expect(seconds).toBeGreaterThan(2 * secondsPerRollout);
+  });
+
   it("saves a reward model as PEFT keeps one", async () => {
     const { code, stderr } = await run("pairs.jsonl", "--objective", "reward", "--out", "judge");
     expect(code, stderr).toBe(0);

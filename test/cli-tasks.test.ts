@@ -1,12 +1,16 @@
 /** Tasks and vectors on the command line. */
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { nodeHost } from "../src/host/node.ts";
 import { SafetensorsFile } from "../src/io/safetensors.ts";
+import { saveModel } from "../src/models/folder.ts";
 import { runCli } from "./support/run-cli.ts";
+import { clipParams, clipTokenizer, tinyClip } from "./support/tiny-clip.ts";
 import { writeTiny } from "./support/tiny-encoder.ts";
+import { toyPicture } from "./support/toy-pictures.ts";
 
 const { files } = nodeHost();
 let scratch = "";
@@ -90,16 +94,77 @@ describe("plasticity finetune --task", () => {
     expect(metrics.loss).toBeCloseTo(report.after.loss, 5);
   }, 60_000);
 
+  test("trains an adapter beside 8 bits, weighs a run, and looks for a learning rate", async () => {
+    const task = ["finetune", "--task", "sequence-classification", "--model", "bert", ...data];
+    const packed = await run(
+      ...[...task, "--load-in-8bit", "--steps", "3", "--out", "packed", "--json"],
+    );
+    expect(packed.stderr).not.toContain("fault of plasticity");
+    const report = JSON.parse(packed.stdout) as { after: { loss: number }; steps: number };
+    expect(report.steps).toBe(3);
+    expect(report.after.loss).toBeGreaterThan(0);
+    const dry = await run(...[...task, "--epochs", "2", "--dry-run", "--json"]);
+    const estimate = JSON.parse(dry.stdout) as Record<string, number>;
+    // 48 examples in batches of 16, twice.
+    expect(estimate["steps"]).toBe(6);
+    expect(estimate["memoryBytes"]).toBeGreaterThan(1e6);
+    const found = await run(
+      ...[...task, "--full", "--freeze", "embeddings", "--find-learning-rate", "--out", "rates"],
+      "--json",
+    );
+    const { learningRate } = JSON.parse(found.stdout) as { learningRate: number };
+    expect(learningRate).toBeGreaterThan(1e-6);
+    expect(learningRate).toBeLessThan(1);
+  }, 60_000);
+
   test("says what does not go together", async () => {
     const task = ["finetune", "--task", "masked-lm", "--model", "bert"];
     expect((await run(...task)).stderr).toContain(
       'finetune: --data is missing — masked-lm reads "text".',
     );
     expect((await run(...task, ...data, "--packing")).stderr).toContain(
-      "finetune: --packing does not go with --task masked-lm.",
+      "finetune: --packing does not go with --task masked-lm: each example is judged as a whole and stands in a row of its own.",
+    );
+    expect((await run(...task, ...data, "--full", "--load-in-8bit")).stderr).toContain(
+      "quantize: weights of 4 or 8 bits take no gradient — train an adapter beside them.",
     );
     expect((await run("finetune", "--task", "ner", ...data)).stderr).toContain(
       "finetune: --task must be causal-lm or sequence-classification or",
+    );
+  }, 60_000);
+});
+
+describe("plasticity eval --task zero-shot-image-classification", () => {
+  test("judges a folder of pictures by the names of its folders", async () => {
+    await saveModel(files, join(scratch, "clip"), tinyClip, clipParams, {
+      files: { "tokenizer.json": clipTokenizer.json.tokenizer },
+    });
+    for (const [label, name] of ["cat", "dog"].entries()) {
+      await mkdir(join(scratch, "pictures", name), { recursive: true });
+      for (let i = 0; i < 3; i++) {
+        const { data: pixels, width, height } = toyPicture(label, i, 8);
+        const png = sharp(pixels, { raw: { width, height, channels: 3 } }).png();
+        await writeFile(join(scratch, "pictures", name, `${i}.png`), await png.toBuffer());
+      }
+    }
+    const task = ["eval", "--task", "zero-shot-image-classification", "--data", "pictures"];
+    const ended = await run(
+      ...[...task, "--model", "clip", "--label-template", "a photo of a {}", "--top-k", "2"],
+      "--json",
+    );
+    const { metrics, confusion, texts, examples } = JSON.parse(ended.stdout) as {
+      metrics: Record<string, number>;
+      confusion: number[][];
+      texts: string[];
+      examples: number;
+    };
+    expect(texts).toEqual(["a photo of a cat", "a photo of a dog"]);
+    expect(examples).toBe(6);
+    expect(confusion.map((row) => row[0]! + row[1]!)).toEqual([3, 3]);
+    expect(metrics["accuracy"]).toBe((confusion[0]![0]! + confusion[1]![1]!) / 6);
+    expect(metrics["top2"]).toBe(1);
+    expect((await run(...task, "--model", "bert")).stderr).toContain(
+      "eval: a bert does not give pictures and texts vectors of one space — take a CLIP with both towers.",
     );
   }, 60_000);
 });

@@ -276,6 +276,8 @@ describe("finetune", () => {
       data,
       out,
       objective: "sft",
+      adapter: "lora",
+      init: null,
       steps: 3,
       bestStep: 3,
       isStopped: false,

@@ -17,6 +17,28 @@ SIZES = dict(
 )
 
 
+BEAMS = {
+    "two": dict(num_beams=2),
+    "four": dict(num_beams=4),
+    "early": dict(num_beams=3, early_stopping=True),
+    "long": dict(num_beams=4, length_penalty=2.0),
+    "short": dict(num_beams=4, length_penalty=-1.5),
+    "never": dict(num_beams=4, length_penalty=1.0, early_stopping="never"),
+}
+
+
+def search(model, source, mask, end, **options):
+    made = model.generate(
+        input_ids=source.long(), attention_mask=mask.long(), max_new_tokens=9, do_sample=False, eos_token_id=end,
+        return_dict_in_generate=True, output_scores=True, **options,
+    )
+    return {
+        "options": options,
+        "answers": [[int(t) for t in row] for row in made.sequences[:, 1:]],
+        "scores": made.sequences_scores,
+    }
+
+
 def run(make, config):
     torch.manual_seed(SEED)
     model = make(config).eval()
@@ -41,6 +63,10 @@ def run(make, config):
         answers = model.generate(
             input_ids=source.long(), attention_mask=mask.long(), max_new_tokens=12, num_beams=1, do_sample=False
         )
+        # Random weights hardly ever end an answer: another token that they like ends it here.
+        ends = answers[:, 1:].flatten().tolist()
+        end = max(sorted(set(ends) - {0, 1}), key=ends.count)
+        beams = {name: search(model, source, mask, end, **options) for name, options in BEAMS.items()}
     written = config.to_diff_dict()
     written["architectures"] = [make.__name__]
     written.pop("transformers_version", None)
@@ -53,6 +79,7 @@ def run(make, config):
         "loss": loss.item(),
         "gradients": gradients(model),
         "answers": [[int(t) for t in row] for row in answers[:, 1:]],
+        "beams": {"end": end, "searches": beams},
     }
 
 

@@ -179,11 +179,13 @@ def check(folder: Path) -> None:
         print(f"{name}: {len(list(model.parameters()))} tensors equal")
 
 
-if len(sys.argv) > 2 and sys.argv[1] == "check":
-    check(Path(sys.argv[2]))
-else:
-    record.write(
-        "vision", SEED, {"cases": {name: run(make, config) for name, make, config in CASES}},
-        modules=["transformers"],
-        note="weights by scripts/parity/by_rule.py under the names of checkpoints, pixels too, times four; hidden states of padding are left out",
-    )
+if __name__ == "__main__":
+    if len(sys.argv) > 2 and sys.argv[1] == "check":
+        check(Path(sys.argv[2]))
+    else:
+        record.write(
+            "vision", SEED, {"cases": {name: run(make, config) for name, make, config in CASES}},
+            modules=["transformers"],
+            note="weights by scripts/parity/by_rule.py under the names of checkpoints, pixels too, times four; "
+                 "hidden states of padding are left out",
+        )

@@ -63,6 +63,18 @@ export interface PrepareScene {
   readonly onProgress?: (message: string) => void;
 }
 
+/** A scene without training data: for what looks at the base's weights alone. */
+export function weightsScene(
+  model: PretrainedModel,
+  base: Readonly<TensorRecord>,
+  rng: Rng,
+): PrepareScene {
+  const refuse = (): never => {
+    throw new OptionError("prepare: needs training data, and none was given.");
+  };
+  return { model, base, rng, inputs: refuse, gradients: async () => refuse() };
+}
+
 /** An adapter bound to a model: where it sits and what it computes. Its numbers come from outside. */
 export interface Adapter {
   /** The kind as PEFT names it, `LORA`; kinds that PEFT does not have begin with no such name. */

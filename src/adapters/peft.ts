@@ -12,7 +12,13 @@ import { isFloat } from "../tensor/dtype.ts";
 import { Rng } from "../tensor/rng.ts";
 import { sameShape, showShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Adapter, type AnyAdapterKind, type LoadedAdapter, newNumbers } from "./adapter.ts";
+import {
+  type Adapter,
+  type AnyAdapterKind,
+  type BindScene,
+  type LoadedAdapter,
+  newNumbers,
+} from "./adapter.ts";
 import { loraKind } from "./lora.ts";
 import { namesIn } from "./peft-config.ts";
 import { modulesNamed, withModules } from "./saved-modules.ts";
@@ -62,6 +68,13 @@ export async function saveAdapter(
   await files.writeText(files.join(path, configName), sortedJson(config));
 }
 
+/** A folder that a file names: as it is, as PEFT reads it, else from the file's own folder. */
+async function besideOr(files: Files, file: string, path: string): Promise<string> {
+  if (await files.info(files.join(path, configName))) return path;
+  const beside = files.join(file, "..", path);
+  return (await files.info(files.join(beside, configName))) ? beside : path;
+}
+
 /** Settings that its kind refuses are faults of the file here. */
 async function bind(
   files: Files,
@@ -69,6 +82,7 @@ async function bind(
   config: JsonObject,
   file: string,
   kinds: readonly AnyAdapterKind[],
+  scene: BindScene | undefined,
 ): Promise<Adapter> {
   const kind = kinds.find((known) => known.kind === config["peft_type"]);
   if (!kind) {
@@ -82,9 +96,11 @@ async function bind(
   const modules = found.length > 0 ? found : named;
   const taskType = config["task_type"];
   try {
-    const adapter = await kind.bind(model, kind.read(config, file, model), {
-      load: (path) => loadAdapter(files, path, model, kinds),
-    });
+    // What an adapter is made of is of other kinds: a folder that names itself ends here.
+    const others = kinds.filter((known) => known !== kind);
+    const load = async (path: string): Promise<LoadedAdapter> =>
+      loadAdapter(files, await besideOr(files, file, path), model, others);
+    const adapter = await kind.bind(model, kind.read(config, file, model), scene ?? { load });
     if (modules.length === 0) return adapter;
     return withModules(adapter, model, modules, {
       ...(typeof taskType === "string" && { taskType }),
@@ -98,6 +114,8 @@ async function bind(
 /**
  * Reads a folder for a model, strictly: every tensor is applied, or named in an error.
  * @param kinds that may be read; default LoRA alone
+ * @param scene reads other adapters that it names; default: their folders, from where the program runs or
+ * from this folder
  * @throws MissingError when the folder is no adapter; FormatError when its tensors do not fit;
  * UnsupportedError when they are in a pickle.
  */
@@ -106,6 +124,7 @@ export async function loadAdapter(
   path: string,
   model: PretrainedModel,
   kinds: readonly AnyAdapterKind[] = [loraKind],
+  scene?: BindScene,
 ): Promise<LoadedAdapter> {
   const file = files.join(path, configName);
   if (!(await files.info(file))) {
@@ -113,7 +132,7 @@ export async function loadAdapter(
   }
   const config = parseJson(await files.readBytes(file, configLimit), file);
   if (!isJsonObject(config)) throw new FormatError(`${file}: must be an object.`);
-  const adapter = await bind(files, model, config, file, kinds);
+  const adapter = await bind(files, model, config, file, kinds, scene);
   const weightsPath = files.join(path, weightsName);
   if (!(await files.info(weightsPath))) await refusePickle(files, path);
   const weights = await SafetensorsFile.open(files, weightsPath);

@@ -3,14 +3,26 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { type CommandContext, type OptionValues, suggestion } from "./command.ts";
 import { finetuneOptions } from "./finetune-options.ts";
-import { type Host, isRun, lineChart, OptionError, readRun, scatterChart } from "./library.ts";
+import {
+  type AnyMethod,
+  type Host,
+  isRun,
+  lineChart,
+  methods,
+  OptionError,
+  readRun,
+  scatterChart,
+} from "./library.ts";
+import { finetuneRoles, flagName, flagUsers } from "./method-flags.ts";
 import { showCount, showPercent } from "./output.ts";
 import { defaultOut } from "./run-record.ts";
 
-/** A method with settings of its own: the options that it adds to a command line. */
+/** Methods with settings of their own: the options that they add to a command line. */
 interface Arm {
   readonly name: string;
   readonly args: readonly string[];
+  readonly methods: readonly AnyMethod[];
+  readonly isFull: boolean;
 }
 
 /** What an arm's own run reports. */
@@ -25,42 +37,99 @@ interface ArmResult {
   readonly peakMemoryBytes: number;
 }
 
-const methods: Readonly<Record<string, readonly string[]>> = {
-  lora: ["--adapter", "lora"],
-  full: ["--full"],
+/** Where each role is named. */
+const flagOf: Readonly<Record<string, string>> = {
+  adapter: "adapter",
+  initialiser: "init",
+  objective: "objective",
+  policy: "objective",
+  dataPolicy: "curriculum",
 };
 
-const ownOptions = Object.keys(finetuneOptions).filter(
-  (name) =>
-    ["Method", "Training"].includes(finetuneOptions[name]!.group ?? "") &&
-    !["adapter", "full", "epochs", "steps", "batch-size", "seed"].includes(name),
+const full = "full";
+
+/** Methods that an arm may be made of, by every word for them. */
+const known: ReadonlyMap<string, AnyMethod> = new Map(
+  methods
+    .filter(({ roles }) => finetuneRoles.some((role) => roles[role]))
+    .flatMap((method) =>
+      [method.id, ...(method.aliases ?? [])].map((word) => [word, method] as const),
+    ),
 );
 
+/** Options of a training that arms may differ in. */
+const ownOptions = Object.keys(finetuneOptions).filter(
+  (name) =>
+    (finetuneOptions[name]!.group === "Training" ||
+      ["load-in-4bit", "load-in-8bit", "freeze"].includes(name)) &&
+    !["epochs", "steps", "batch-size", "seed"].includes(name),
+);
+
+/** `lora:targets=q_proj+v_proj+eva:rho=2` at the pluses before a method: others join a list. */
+function piecesOf(text: string): string[] {
+  const pieces: string[] = [];
+  for (const part of text.split("+")) {
+    const isMethod = known.has(part.split(":")[0]!) || pieces.length === 0;
+    if (isMethod) pieces.push(part);
+    else pieces[pieces.length - 1] += `+${part}`;
+  }
+  return pieces;
+}
+
+/** A method with its settings: those that are its own stay with it, those of the training are flags. */
+function argsOf(piece: string, arm: string): { args: string[]; method: AnyMethod | undefined } {
+  const [word, ...settings] = piece.split(":");
+  const method = known.get(word!);
+  if (!method && word !== full) {
+    const words = [...known.keys(), full];
+    throw new OptionError(
+      `finetune: --compare knows no method "${word}"${suggestion(word!, words) || ` — it knows ${words.join(", ")}.`}`,
+    );
+  }
+  const ofMethod = Object.keys(method?.options ?? {});
+  const own: string[] = [];
+  const args: string[] = [];
+  for (const setting of settings) {
+    const at = setting.indexOf("=");
+    const name = at < 0 ? setting : setting.slice(0, at);
+    const option = ofMethod.find((one) => one === name || flagName(one) === name);
+    if (option !== undefined) {
+      own.push(at < 0 ? option : `${option}=${setting.slice(at + 1)}`);
+    } else if (ownOptions.includes(name)) {
+      args.push(`--${name}`, ...(at < 0 ? [] : [setting.slice(at + 1)]));
+    } else {
+      const words = [...ofMethod.map(flagName), ...ownOptions];
+      throw new OptionError(
+        `finetune: --compare ${arm}: "${name}" is no option that methods may differ in${suggestion(name, words) || ` — they are ${words.join(", ")}.`}`,
+      );
+    }
+  }
+  if (!method) return { args: [`--${full}`, ...args], method };
+  const role = finetuneRoles.find((one) => method.roles[one])!;
+  const text = own.length === 0 ? method.id : `${method.id}:${own.join(",")}`;
+  return { args: [`--${flagOf[role]}`, text, ...args], method };
+}
+
 /**
- * `lora`, or with options of its own `lora:rank=4:alpha=8`.
+ * `lora`, `full`, `lora+eva`, or with options of their own `lora:rank=4:alpha=8+eva:rho=2`; tables are left to
+ * flags, as a colon stands between settings.
  * @throws OptionError for an unknown method or option.
  */
 export function parseArms(text: string): Arm[] {
   const arms = text.split(",").map((part): Arm => {
-    const [method, ...settings] = part.trim().split(":");
-    const base = Object.hasOwn(methods, method!) ? methods[method!] : undefined;
-    if (!base) {
-      throw new OptionError(
-        `finetune: --compare knows no method "${method}"${suggestion(method!, Object.keys(methods)) || ` — it knows ${Object.keys(methods).join(", ")}.`}`,
-      );
+    const name = part.trim();
+    const pieces = piecesOf(name).map((piece) => argsOf(piece, name));
+    const args = pieces.flatMap((piece) => piece.args);
+    for (const flag of new Set(Object.values(flagOf))) {
+      if (args.filter((arg) => arg === `--${flag}`).length < 2) continue;
+      throw new OptionError(`finetune: --compare ${name} has two methods for --${flag}.`);
     }
-    const own = settings.flatMap((setting) => {
-      const at = setting.indexOf("=");
-      const name = at < 0 ? setting : setting.slice(0, at);
-      if (!ownOptions.includes(name)) {
-        throw new OptionError(
-          `finetune: --compare ${part}: "${name}" is no option that methods may differ in${suggestion(name, ownOptions) || ` — they are ${ownOptions.join(", ")}.`}`,
-        );
-      }
-      // Commas stand between methods, so lists have a plus.
-      return at < 0 ? [`--${name}`] : [`--${name}`, setting.slice(at + 1).replaceAll("+", ",")];
-    });
-    return { name: part.trim(), args: [...base, ...own] };
+    return {
+      name,
+      args,
+      methods: pieces.flatMap(({ method }) => (method ? [method] : [])),
+      isFull: args.includes(`--${full}`),
+    };
   });
   const twice = arms.find(({ name }, i) => arms.findIndex((other) => other.name === name) !== i);
   if (twice) throw new OptionError(`finetune: --compare has "${twice.name}" twice.`);
@@ -70,17 +139,56 @@ export function parseArms(text: string): Arm[] {
   return arms;
 }
 
-/** The options that all arms share, as they were given. */
-function sharedArgs(options: OptionValues, given: ReadonlySet<string>): string[] {
-  const apart = new Set(["compare", "out", "resume", "adapter", "full"]);
-  return [...given]
-    .filter((name) => !apart.has(name) && Object.hasOwn(finetuneOptions, name))
-    .flatMap((name) => {
-      const value = options[name];
-      if (value === true) return [`--${name}`];
-      const values = Array.isArray(value) ? value : [value];
-      return values.flatMap((one) => [`--${name}`, String(one)]);
-    });
+/** Methods that an arm trains with: its own, and those of the command line for roles it says nothing of. */
+function methodsIn(arm: Arm, options: OptionValues): readonly AnyMethod[] {
+  const said = new Set(arm.args.filter((arg) => arg.startsWith("--")));
+  const shared = [...new Set(Object.values(flagOf))].flatMap((flag) => {
+    const text = options[flag] as string | undefined;
+    if (said.has(`--${flag}`) || text === undefined || (flag === "adapter" && arm.isFull))
+      return [];
+    const method = known.get(text.split(":")[0]!);
+    return method ? [method] : [];
+  });
+  return [...arm.methods, ...shared];
+}
+
+/**
+ * The options of the command line that an arm takes: those of methods go to the arms that have them.
+ * @throws OptionError for an option that no arm has.
+ */
+function sharedArgs(
+  arm: Arm,
+  arms: readonly Arm[],
+  options: OptionValues,
+  given: ReadonlySet<string>,
+): string[] {
+  const apart = new Set(["compare", "out", "resume", "full", ...Object.values(flagOf)]);
+  const isOf = (flag: string, one: Arm): boolean => {
+    const users = flagUsers.get(flag);
+    if (!users) return true;
+    return methodsIn(one, options).some((method) => users.some((user) => user.method === method));
+  };
+  const shared = Object.values(flagOf).filter(
+    (flag, i, all) =>
+      all.indexOf(flag) === i &&
+      given.has(flag) &&
+      !arm.args.includes(`--${flag}`) &&
+      !(arm.isFull && (flag === "adapter" || flag === "init")),
+  );
+  const own = [...given].filter((name) => {
+    if (apart.has(name) || !Object.hasOwn(finetuneOptions, name)) return false;
+    if (arms.some((one) => isOf(name, one))) return isOf(name, arm);
+    const ids = flagUsers.get(name)!.map(({ method }) => method.id);
+    throw new OptionError(
+      `finetune: --${name} is no option of what --compare tries — it is of ${ids.join(", ")}.`,
+    );
+  });
+  return [...own, ...shared].flatMap((name) => {
+    const value = options[name];
+    if (value === true) return [`--${name}`];
+    const values = Array.isArray(value) ? value : [value];
+    return values.flatMap((one) => [`--${name}`, String(one)]);
+  });
 }
 
 /** Runs an arm in a process of its own, so that its memory is its own; it ends with this one. */
@@ -118,12 +226,12 @@ export async function compare(context: CommandContext): Promise<void> {
     throw new OptionError("finetune: --compare goes on by itself when --out names its folder.");
   }
   const out = (options["out"] as string | undefined) ?? defaultOut(host, "compare-");
-  const shared = sharedArgs(options, given);
+  const shared = arms.map((arm) => sharedArgs(arm, arms, options, given));
   const results: ArmResult[] = [];
   for (const [i, arm] of arms.entries()) {
     output.warn(output.style(`${i + 1} of ${arms.length}: ${arm.name}`, "bold"));
     const folder = host.files.join(out, arm.name.replace(/[^A-Za-z0-9.-]+/g, "-"));
-    const report = await runArm([...shared, ...arm.args, "--resume", folder], signal);
+    const report = await runArm([...shared[i]!, ...arm.args, "--resume", folder], signal);
     if (!report) break;
     const after = report["after"] as Readonly<Record<string, number | null>>;
     results.push({

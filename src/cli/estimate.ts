@@ -1,17 +1,53 @@
 /** What a fine-tuning will take, and a refusal of what does not fit that says what would. */
 import { freemem } from "node:os";
 import type { OptionValues } from "./command.ts";
-import type { Job } from "./finetune-job.ts";
 import {
+  type Adapter,
+  type AnyExampleSet,
   estimateMemory,
+  estimatePolicy,
+  estimatePolicyMemory,
   estimateRun,
   type FinetuneOptions,
   type Host,
   type MemoryEstimate,
   OptionError,
+  type OrtBackend,
+  type PolicyOptions,
+  type PolicyPrompt,
   type TensorRecord,
+  type Trainee,
 } from "./library.ts";
 import { type Output, showBytes, showCount, showTime } from "./output.ts";
+
+/** What is weighed: a job of `finetune`, or one of its tasks. */
+export interface Weighed {
+  readonly trainee: Parameters<typeof estimateMemory>[0];
+  readonly data: { readonly train: AnyExampleSet; readonly heldOut: AnyExampleSet };
+  readonly backend: OrtBackend;
+  readonly settings: FinetuneOptions;
+  readonly adapter: Adapter | undefined;
+  readonly opened: { readonly params: TensorRecord };
+  /** Prompts that are answered before and after. */
+  readonly questions: readonly unknown[];
+  /** Of a training on own answers. */
+  readonly policy?:
+    | { readonly prompts: readonly PolicyPrompt[]; readonly options: PolicyOptions }
+    | undefined;
+}
+
+/** The settings of a training on own answers with some changed: its parts are answers. */
+function policyWith(
+  { policy, settings }: Weighed,
+  { accumulate, ...changed }: Partial<FinetuneOptions>,
+): PolicyOptions {
+  const parts =
+    accumulate === undefined
+      ? {}
+      : { partSize: Math.ceil((settings.batchSize ?? 16) / accumulate) };
+  const { packing: _, onStep: _on, ...others } = changed;
+  return { ...policy!.options, ...others, ...parts };
+}
 
 /** Bytes that this process may take in all: what it has, and what the machine has left. */
 export function memoryLimit(options: OptionValues): number {
@@ -29,19 +65,24 @@ function bytesOf(params: TensorRecord): number {
 }
 
 /** Answering keeps the base once more, as the engine wants it, and reads it from a model file. */
-function answeringBytes(job: Job): number {
+function answeringBytes(job: Weighed): number {
   return job.questions.length === 0 ? 0 : 3 * bytesOf(job.opened.params);
 }
 
 /** Training or answering, whichever takes more. */
-export function withAnswers(job: Job, memory: MemoryEstimate): number {
+export function withAnswers(job: Weighed, memory: MemoryEstimate): number {
   const training = memory.totalBytes;
   return Math.max(training, memory.residentBytes + answeringBytes(job));
 }
 
-async function memoryWith(job: Job, changed: Partial<FinetuneOptions>): Promise<number> {
+async function memoryWith(job: Weighed, changed: Partial<FinetuneOptions>): Promise<number> {
   const { trainee, data, backend, settings } = job;
   const { rss } = process.memoryUsage();
+  if (job.policy) {
+    const options = policyWith(job, changed);
+    const base = trainee as Trainee;
+    return withAnswers(job, estimatePolicyMemory(base, job.policy.prompts, backend, options, rss));
+  }
   const options = { ...settings, ...changed };
   const memory = await estimateMemory(trainee, data.train, backend, options, rss, data.heldOut);
   return withAnswers(job, memory);
@@ -49,7 +90,7 @@ async function memoryWith(job: Job, changed: Partial<FinetuneOptions>): Promise<
 
 /** Changes that cost less memory, the mildest first. */
 async function* lighter(
-  job: Job,
+  job: Weighed,
 ): AsyncGenerator<{ readonly options: string; readonly bytes: number }> {
   const { settings } = job;
   const { batchSize = 16, accumulate = 1 } = settings;
@@ -75,7 +116,7 @@ async function* lighter(
 /**
  * @throws OptionError when the training needs more memory than there is; it says what would fit.
  */
-export async function refuseWhatDoesNotFit(job: Job, options: OptionValues): Promise<void> {
+export async function refuseWhatDoesNotFit(job: Weighed, options: OptionValues): Promise<void> {
   const limit = memoryLimit(options);
   const needed = await memoryWith(job, {});
   if (needed <= limit) return;
@@ -102,18 +143,26 @@ export async function refuseWhatDoesNotFit(job: Job, options: OptionValues): Pro
 export async function showEstimate(
   output: Output,
   host: Host,
-  job: Job,
+  job: Weighed,
   options: OptionValues,
 ): Promise<void> {
   const { trainee, data, backend, settings } = job;
   const limit = memoryLimit(options);
   const { rss } = process.memoryUsage();
   output.progress("Rehearsing some steps ...", true);
-  const estimate = await estimateRun(trainee, data.train, backend, settings, {
-    clock: host.clock,
-    residentBytes: rss,
-    heldOut: data.heldOut,
-  });
+  const how = { clock: host.clock, residentBytes: rss };
+  const played =
+    job.policy &&
+    (await estimatePolicy(
+      trainee as Trainee,
+      job.policy.prompts,
+      backend,
+      policyWith(job, {}),
+      how,
+    ));
+  const estimate =
+    played ??
+    (await estimateRun(trainee, data.train, backend, settings, { ...how, heldOut: data.heldOut }));
   const bytes = withAnswers(job, estimate.memory);
   const trained = Object.values(trainee.trained).reduce((sum, { size }) => sum + size, 0);
   output.table(
@@ -122,6 +171,12 @@ export async function showEstimate(
       ["examples", `${data.train.count}, ${showCount(data.train.tokens)} tokens`],
       ["trained parameters", showCount(trained)],
       ["steps", `${estimate.steps} of ${estimate.shapes} shapes`],
+      ...(played
+        ? [
+            ["rollouts", String(played.rollouts)],
+            ["time of a rollout's answers", `${(1000 * played.secondsPerRollout).toFixed(0)} ms`],
+          ]
+        : []),
       ["time of a step", `${(1000 * estimate.secondsPerStep).toFixed(0)} ms`],
       ["time of all steps", showTime(estimate.seconds)],
       ["memory", `${showBytes(bytes)} of ${showBytes(limit)} that may be taken`],
@@ -134,6 +189,7 @@ export async function showEstimate(
     steps: estimate.steps,
     shapes: estimate.shapes,
     secondsPerStep: estimate.secondsPerStep,
+    ...(played && { rollouts: played.rollouts, secondsPerRollout: played.secondsPerRollout }),
     seconds: estimate.seconds,
     memoryBytes: bytes,
     memory: estimate.memory,

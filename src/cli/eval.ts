@@ -48,7 +48,7 @@ import {
 } from "./models.ts";
 import { showCount, showTime } from "./output.ts";
 import { unescaped } from "./sampling.ts";
-import { taskOf, taskOptions } from "./task-options.ts";
+import { judgingOptions, taskOf, taskOptions, zeroShotTask } from "./task-options.ts";
 
 /** A data file: questions with choices, or examples of other layouts. */
 interface Data {
@@ -243,6 +243,10 @@ async function run(context: CommandContext): Promise<void> {
   if (task) {
     const { evalTask } = await import("./eval-task.ts");
     return evalTask(task, context);
+  }
+  if (options["task"] === zeroShotTask) {
+    const { evalZeroShot } = await import("./eval-zero-shot.ts");
+    return evalZeroShot(context);
   }
   const data = await readData(context);
   const wanted = chooseMetrics(options["metrics"] as string | undefined, data);
@@ -458,6 +462,7 @@ export const evalCommand: Command = {
     },
     answers: { type: "flag", about: "with --json: every answer too" },
     ...taskOptions,
+    ...judgingOptions,
     seed: {
       type: "number",
       default: 0,

@@ -178,7 +178,7 @@ export const exportCommand: Command = {
     tolerance: {
       type: "number",
       about:
-        "onnx: largest allowed max |difference| / max |reference| (default fp32 1e-4, fp16 1e-2, q8 5e-2, q4 0.5)",
+        "onnx: largest allowed max |difference| / max |reference| (default fp32 1e-4, fp16 1e-2, q8 0.1, q4 0.5)",
       check: realFrom(0, 1e6),
     },
     dtype: {

@@ -1,12 +1,12 @@
 /** `finetune --find-learning-rate`: the loss over rising rates, as a table and a chart. */
-import type { Job } from "./finetune-job.ts";
+import type { Weighed } from "./estimate.ts";
 import { findLearningRate, type Host, lineChart } from "./library.ts";
 import { type Output, sparkline } from "./output.ts";
 
 export async function showRates(
   output: Output,
   host: Host,
-  job: Job,
+  job: Pick<Weighed, "trainee" | "data" | "backend" | "settings">,
   signal: AbortSignal,
   out: string | undefined,
 ): Promise<void> {

@@ -1,30 +1,37 @@
 /** What the options of `finetune` stand for, opened: model, data, engine, adapter. */
+
+import {
+  adaptedBy,
+  type ChosenMethods,
+  type ChosenObjective,
+  chooseMethods,
+} from "./choose-methods.ts";
 import type { OptionValues } from "./command.ts";
-import { pairsOf, promptOptions, sourceOf } from "./finetune-data.ts";
+import { promptOptions, sourceOf } from "./finetune-data.ts";
 import {
   type Adapter,
   checkFinetune,
   type FinetuneOptions,
   type Host,
   type LossOn,
-  lora,
   OptionError,
   type OrtBackend,
   type PreparedData,
-  type PretrainedModel,
   type PromptOptions,
   prepareData,
+  prepareScene,
   type Question,
   quantizedAsRead,
+  quantizeModel,
   questionOf,
   type ReadExamplesOptions,
-  Rng,
+  type Run,
   type Trainee,
   traineeOf,
 } from "./library.ts";
 import { countParameters, type OpenedModel, openBackend, openModel } from "./models.ts";
 import { type ObjectiveJob, openObjective } from "./objective-job.ts";
-import { type ChosenObjective, chooseObjective } from "./objectives.ts";
+import { loadStart, type OpenedAdapter, openAdapter } from "./open-adapter.ts";
 import { type Output, showCount } from "./output.ts";
 
 /** Everything that options stand for, opened. */
@@ -42,10 +49,14 @@ export interface Job {
   /** Held-out prompts that the model has no positions for. */
   readonly unanswered: number;
   readonly adapter: Adapter | undefined;
+  /** With its first numbers. */
+  readonly openedAdapter: OpenedAdapter | undefined;
+  readonly methods: ChosenMethods;
   readonly objective: ChosenObjective;
   /** What a run judges by while training. */
   readonly judged: ObjectiveJob["judged"];
   readonly makeTuner: ObjectiveJob["makeTuner"];
+  readonly policy: ObjectiveJob["policy"];
   readonly trainee: Trainee;
   readonly settings: FinetuneOptions;
   /** Longest example in tokens. */
@@ -75,37 +86,8 @@ export function settingsOf(options: OptionValues): FinetuneOptions {
   };
 }
 
-const numbersOf = (option: string, options: OptionValues): Record<string, number> =>
-  Object.fromEntries(
-    Object.entries(pairsOf(option, (options[option] as readonly string[] | undefined) ?? [])).map(
-      ([layer, text]) => {
-        const value = Number(text);
-        if (Number.isFinite(value) && value > 0) return [layer, value];
-        throw new OptionError(
-          `finetune: --${option} ${layer} must be a number above 0, got "${text}".`,
-        );
-      },
-    ),
-  );
-
-/** LoRA as options describe it; none with --full. */
-export function adapterOf(
-  opened: { readonly model: PretrainedModel },
-  options: OptionValues,
-): Adapter | undefined {
-  if (options["full"] === true) return undefined;
-  const targets = options["targets"] as string;
-  return lora(opened.model, {
-    rank: options["rank"] as number,
-    ...(options["alpha"] !== undefined && { alpha: options["alpha"] as number }),
-    rankPattern: numbersOf("rank-pattern", options),
-    alphaPattern: numbersOf("alpha-pattern", options),
-    dropout: options["dropout"] as number,
-    targetModules: targets === "all-linear" ? targets : targets.split(","),
-  });
-}
-
-function bitsOf(options: OptionValues): 4 | 8 | undefined {
+/** Bits of the frozen weights; none where they stay as they are. */
+export function bitsOf(options: OptionValues): 4 | 8 | undefined {
   const [four, eight] = [options["load-in-4bit"] === true, options["load-in-8bit"] === true];
   if (four && eight) {
     throw new OptionError("finetune: --load-in-4bit and --load-in-8bit exclude each other.");
@@ -121,18 +103,21 @@ function bitsOf(options: OptionValues): 4 | 8 | undefined {
 /**
  * Opens model, data and engine, and checks that they go together.
  * @param spillFolder for data that memory does not hold
+ * @param run that goes on, whose first numbers are taken again
  */
 export async function openJob(
   host: Host,
   output: Output,
   options: OptionValues,
   spillFolder: string,
+  { run, signal }: { readonly run?: Run | undefined; readonly signal?: AbortSignal } = {},
 ): Promise<Job> {
   const bits = bitsOf(options);
   if (options["early-stopping"] !== undefined && options["eval-every"] === undefined) {
     throw new OptionError("finetune: --early-stopping needs --eval-every — how often to judge.");
   }
-  const objective = chooseObjective(options);
+  const methods = chooseMethods(options);
+  const { objective } = methods;
   const source = sourceOf(options);
   const opened = await openModel(
     host,
@@ -160,29 +145,51 @@ export async function openJob(
   const packing = options["packing"] === true;
   const settings = { ...settingsOf(options), ...(packing && { packing: maxLength }) };
   checkFinetune(settings, data.train.count);
-  const adapter = objective.adapted(adapterOf(opened, options), model);
-  const freeze = (options["freeze"] as readonly string[] | undefined) ?? [];
-  const plain = traineeOf(
-    model,
-    opened.params,
-    adapter && { adapter, params: adapter.init(new Rng(settings.seed ?? 0).fold("adapter")) },
-    { freeze, ...(bits !== undefined && { quantize: { bits } }) },
+  const threads = options["threads"] as number | undefined;
+  const backend = await openBackend(output, threads);
+  const quantize = bits === undefined ? {} : { quantize: { bits } };
+  const base =
+    bits === undefined ? { params: opened.params } : quantizeModel(model, opened.params, { bits });
+  const scene = prepareScene(
+    {
+      model,
+      frozen: base.params,
+      trained: {},
+      maxLength: maxPositions,
+      ...("context" in base && { form: base.context }),
+    },
+    data.train,
+    backend,
+    {
+      batchSize: settings.batchSize ?? 16,
+      seed: settings.seed ?? 0,
+      signal,
+      onProgress: (message) => output.progress(message),
+    },
   );
+  const openedAdapter = await openAdapter(host, methods, scene, {
+    dress: (adapter) => adaptedBy(objective, adapter, model),
+    bits,
+    start: run && (await loadStart(host, run)),
+  });
+  const adapter = openedAdapter?.adapter;
+  const freeze = (options["freeze"] as readonly string[] | undefined) ?? [];
+  const plain = traineeOf(model, openedAdapter?.base ?? opened.params, openedAdapter, {
+    freeze,
+    ...quantize,
+  });
   // A reward model judges answers and is not asked for any.
   const asked = (objective.readsLast ? [] : data.heldOutRaw)
     .flatMap((example) => questionOf(example, tokenizer, prompts) ?? [])
     .slice(0, evalLimit);
   const questions = asked.filter(({ ids }) => ids.length < maxPositions);
-  const threads = options["threads"] as number | undefined;
-  const backend = await openBackend(output, threads);
-  const { trainee, train, heldOut, judged, makeTuner } = await openObjective(
+  const { trainee, train, heldOut, judged, makeTuner, policy } = await openObjective(
     host,
     output,
     options,
-    objective,
+    methods,
     {
       opened,
-      adapter,
       trainee: plain,
       data,
       backend,
@@ -194,9 +201,12 @@ export async function openJob(
     },
   );
   return {
+    methods,
     objective,
+    openedAdapter,
     judged,
     makeTuner,
+    policy,
     opened,
     backend,
     threads: threads ?? backend.binding.maxThreads,

@@ -15,20 +15,41 @@ import {
   type TensorRecord,
 } from "./library.ts";
 
+/** What a training leaves: its parameters, and the buffers that it changed. */
+export interface Trained {
+  readonly params: TensorRecord;
+  readonly buffers: TensorRecord;
+}
+
+/** An adapter's buffers as a training leaves them. */
+export function changedBuffers(first: TensorRecord, trained: Trained | undefined): TensorRecord {
+  return Object.fromEntries(
+    Object.entries(first).map(([name, tensor]) => [name, trained?.buffers[name] ?? tensor]),
+  );
+}
+
 type Pair = Extract<RawExample, { kind: "pair" }>;
 
 /** How the model does on held-out examples; `undefined` when it was told to stop. */
 export async function measure(
   job: Job,
-  trained: TensorRecord | undefined,
+  trained: Trained | undefined,
   signal: AbortSignal,
   onProgress: (done: number) => void,
 ): Promise<Measured | undefined> {
   const { opened, backend, questions, data, trainee } = job;
-  const params = trained ?? trainee.trained;
-  const score = await scoreExamples({ ...trainee, trained: params }, data.heldOut, backend, {
-    signal,
-  });
+  const score = await scoreExamples(
+    trained
+      ? {
+          ...trainee,
+          trained: trained.params,
+          frozen: { ...trainee.frozen, ...trained.buffers },
+        }
+      : trainee,
+    data.heldOut,
+    backend,
+    { signal },
+  );
   if (!score) return undefined;
   if (!Number.isFinite(score.nll)) {
     throw new StateError(
@@ -38,7 +59,7 @@ export async function measure(
     );
   }
   if (questions.length === 0) return { ...score, answers: [] };
-  const decoder = decoderOf(job, params);
+  const decoder = decoderOf(job, trained);
   try {
     const answers = await answerAll(decoder, opened.tokenizer, questions, { onProgress, signal });
     return signal.aborted ? undefined : { ...score, answers };
@@ -47,19 +68,21 @@ export async function measure(
   }
 }
 
-function decoderOf(job: Job, trained: TensorRecord): Decoder {
-  const { opened, backend, trainee, adapter } = job;
+function decoderOf(job: Job, trained: Trained | undefined): Decoder {
+  const { opened, backend, trainee, openedAdapter } = job;
   const { model } = opened;
+  const params = trained?.params ?? trainee.trained;
   const base = ownWeights(trainee);
-  if (!adapter) return new Decoder(model, { ...base, ...trained }, backend);
+  if (!openedAdapter) return new Decoder(model, { ...base, ...params }, backend);
+  const { adapter, buffers } = openedAdapter;
   return new Decoder(model, base, backend, {
-    adapter: { adapter, params: trained },
+    adapter: { adapter, params, buffers: changedBuffers(buffers, trained) },
     ...(trainee.form && { form: trainee.form }),
   });
 }
 
 /** What the model does with plain text: the start of a held-out text, continued. */
-export async function continuation(job: Job, trained: TensorRecord): Promise<string> {
+export async function continuation(job: Job, trained: Trained | undefined): Promise<string> {
   const { opened } = job;
   const first = job.data.heldOutRaw[0]!;
   const text = first.kind === "text" ? first.text : sampleOf(first);

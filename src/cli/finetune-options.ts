@@ -1,8 +1,8 @@
 /** The options of `finetune`: one table for parsing, checking, help, and the record of a run. */
 import { type OptionTable, oneOf, realFrom, wholeFrom } from "./command.ts";
-import { optimizerNames, scheduleNames } from "./library.ts";
+import { methodsWith, optimizerNames, type RoleName, scheduleNames } from "./library.ts";
+import { fileFlags, methodFlags, modelFlags } from "./method-flags.ts";
 import { modelOption, threadsOption } from "./models.ts";
-import { objectiveOptions } from "./objective-options.ts";
 import { taskOptions } from "./task-options.ts";
 
 const data: OptionTable = {
@@ -54,43 +54,31 @@ const data: OptionTable = {
   preview: { type: "flag", about: "show which tokens carry loss, and end" },
 };
 
+const idsOf = (...roles: readonly RoleName[]): string =>
+  roles.flatMap((role) => methodsWith(role).map(({ id }) => id)).join(", ");
+
 const method: OptionTable = {
   adapter: {
     type: "string",
-    value: "kind",
+    value: "method",
     default: "lora",
-    about: "what is trained beside the frozen model",
-    check: oneOf("lora"),
+    about: `what is trained beside the frozen model: ${idsOf("adapter")}; with options of its own as lora:rank=4,alpha=8`,
   },
-  rank: { type: "number", default: 16, about: "LoRA's rank", check: wholeFrom(1, 4096) },
-  alpha: {
-    type: "number",
-    about: "LoRA's scale is alpha / rank (default 2 · rank)",
-    check: realFrom(0, 1e6),
-  },
-  "rank-pattern": {
+  init: {
     type: "string",
-    value: "layer=rank",
-    many: true,
-    about: "another rank for some layers, as v_proj=4",
+    value: "method",
+    about: `first numbers of LoRA: ${idsOf("initialiser") || "none is there yet"}; with options as with --adapter`,
   },
-  "alpha-pattern": {
+  objective: {
     type: "string",
-    value: "layer=alpha",
-    many: true,
-    about: "another alpha for some layers",
+    value: "method",
+    default: "sft",
+    about: `what is learnt: ${idsOf("objective", "policy")}; with options as dpo:beta=0.2`,
   },
-  dropout: {
-    type: "number",
-    default: 0,
-    about: "share of the adapter's input zeroed in training",
-    check: realFrom(0, 0.99),
-  },
-  targets: {
+  curriculum: {
     type: "string",
-    value: "names",
-    default: "all-linear",
-    about: "layers to adapt, by name, with commas",
+    value: "method",
+    about: `which examples are learnt from, and when: ${idsOf("dataPolicy")}`,
   },
   "load-in-4bit": { type: "flag", about: "keep the frozen model's layers in 4 bits" },
   "load-in-8bit": { type: "flag", about: "keep the frozen model's layers in 8 bits" },
@@ -100,6 +88,33 @@ const method: OptionTable = {
     value: "part",
     many: true,
     about: "with --full: leave parameters out, as embed_tokens or layers.0",
+  },
+};
+
+/** What objectives need beside options of their own. */
+const learning: OptionTable = {
+  reference: {
+    type: "string",
+    value: "how",
+    about:
+      "of objectives that compare with the model as it was: step (default), recorded (once, before training), or a model's folder",
+  },
+  ...modelFlags(),
+  ...fileFlags(),
+  reward: {
+    type: "string",
+    value: "names",
+    about: "of own answers: exact, number, json, length, or a sum as number+0.1*length",
+  },
+  "reward-schema": {
+    type: "string",
+    value: "file",
+    about: "json: the JSON schema that answers fit",
+  },
+  "reward-length": {
+    type: "number",
+    about: "length: tokens up to which an answer is short enough (default 32)",
+    check: wholeFrom(1, 1e6),
   },
 };
 
@@ -228,10 +243,24 @@ function under(group: string, table: OptionTable): OptionTable {
   );
 }
 
+/** Flags that methods may not give another meaning. */
+const taken: ReadonlySet<string> = new Set(
+  [data, method, learning, taskOptions, training, judging, running].flatMap((table) =>
+    Object.keys(table),
+  ),
+);
+
+const ofAdapters = methodFlags(["adapter", "initialiser"], taken);
+const ofObjectives = methodFlags(
+  ["objective", "policy", "dataPolicy"],
+  new Set([...taken, ...Object.keys(ofAdapters)]),
+);
+
 export const finetuneOptions: OptionTable = {
   ...under("Model and data", data),
   ...under("Method", method),
-  ...under("Objective", objectiveOptions),
+  ...under("Options of adapters", ofAdapters),
+  ...under("Objective", { ...learning, ...ofObjectives }),
   ...under("Task", taskOptions),
   ...under("Training", training),
   ...under("Judging", judging),

@@ -1,11 +1,30 @@
 /** What `finetune` says at its end: tables, samples, the adapter's card. */
 import type { Job } from "./finetune-job.ts";
-import type { Answer, ExampleScore, Run, TrainRunResult } from "./library.ts";
+import type {
+  Adapter,
+  AdapterNumbers,
+  Answer,
+  ExampleScore,
+  Run,
+  TrainRunResult,
+} from "./library.ts";
 import { type Output, showCount, showPercent, showTime, sparkline } from "./output.ts";
 
 /** How a model does on the held-out examples. */
 export interface Measured extends ExampleScore {
   readonly answers: readonly Answer[];
+}
+
+/** Words of PEFT for its kinds of adapters (`PeftType`): folders of these load there. */
+const peftTypes: ReadonlySet<string> = new Set([
+  ...["LORA", "ADALORA", "XLORA", "VERA", "RANDLORA", "VBLORA", "FOURIERFT", "LOHA", "LOKR", "IA3"],
+  ...["OFT", "BOFT", "HRA", "BONE", "MISS", "C3A", "SHIRA", "ROAD", "POLY", "LN_TUNING"],
+  ...["PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"],
+  ...["ADAPTION_PROMPT", "TRAINABLE_TOKENS"],
+]);
+
+export function isPeft({ kind }: Adapter): boolean {
+  return peftTypes.has(kind);
 }
 
 /** What the loss is a mean over, and what `accuracy` counts, by the objective's data. */
@@ -33,32 +52,41 @@ export function summary({ nll, accuracy, answers }: Measured): Record<string, nu
 /** What is known when a card is written: of a run that was stopped, no results. */
 export interface CardFacts {
   readonly job: Job;
+  /** As it is kept, with its numbers. */
+  readonly adapter: Adapter | undefined;
+  readonly numbers: AdapterNumbers | undefined;
   readonly result: TrainRunResult;
   readonly before: Measured | undefined;
   readonly after: Measured | undefined;
 }
 
 /** README.md of the adapter or model folder. */
-export function card({ job, result, before, after }: CardFacts): string {
-  const { opened, data, dataName, adapter, settings } = job;
+export function card({ job, adapter, numbers, result, before, after }: CardFacts): string {
+  const { opened, data, dataName, settings, methods } = job;
   const tags = adapter
-    ? `library_name: peft\ntags: [${adapter.kind.toLowerCase()}, plasticity]`
+    ? `${isPeft(adapter) ? "library_name: peft\n" : ""}tags: [${adapter.kind.toLowerCase()}, plasticity]`
     : "tags: [plasticity]";
   const what = adapter
     ? `${adapter.title} adapter for ${opened.name}`
     : `${opened.name}, fine-tuned`;
-  const config = adapter?.config() ?? {};
+  const config = adapter?.config(numbers) ?? {};
+  const { initialiser, dataPolicy } = methods;
+  const asked = (method: { readonly id: string }, said: string): string =>
+    said === "" ? method.id : `${method.id}: ${said}`;
   const words = wordsOf(job);
   const rows = [
     ["examples", `${data.train.count}, held out ${data.heldOut.count}`],
     ["steps", `${result.step}${result.isStopped ? " (stopped early)" : ""}`],
     ["batch size", String(settings.batchSize)],
-    ["objective", job.objective.name],
+    ["objective", asked({ id: job.objective.name }, job.objective.said)],
     ["optimizer", `${settings.optimizer}, schedule ${settings.schedule}`],
     ["seed", String(settings.seed)],
-    ...(adapter
-      ? [["rank, alpha", `${String(config["r"])}, ${String(config["lora_alpha"])}`]]
+    ...(methods.adapter ? [["adapter", asked(methods.adapter.method, methods.adapter.said)]] : []),
+    ...(typeof config["r"] === "number"
+      ? [["rank, alpha", `${config["r"]}, ${String(config["lora_alpha"])}`]]
       : []),
+    ...(initialiser ? [["first numbers", asked(initialiser.method, initialiser.said)]] : []),
+    ...(dataPolicy ? [["curriculum", asked(dataPolicy.method, dataPolicy.said)]] : []),
   ];
   const table = (head: readonly string[], body: readonly (readonly string[])[]): string =>
     [head, head.map(() => "---"), ...body].map((row) => `| ${row.join(" | ")} |`).join("\n");
@@ -114,6 +142,9 @@ export function reportOf(
     model: job.opened.name,
     data: job.dataName,
     objective: job.objective.name,
+    adapter: job.methods.adapter?.method.id ?? null,
+    init: job.methods.initialiser?.method.id ?? null,
+    ...(job.openedAdapter?.report && { initReport: job.openedAdapter.report }),
     steps: result.steps,
     bestStep: result.step,
     isStopped: false,

@@ -1,9 +1,12 @@
 /** `plasticity finetune --task`: a task with data and measures of its own. */
 import { nodeImages } from "../host/node-images.ts";
+import { chooseForTask } from "./choose-methods.ts";
 import type { CommandContext, OptionValues } from "./command.ts";
-import { adapterOf, settingsOf } from "./finetune-job.ts";
+import { refuseWhatDoesNotFit, showEstimate, type Weighed } from "./estimate.ts";
+import { showRates } from "./find-rate.ts";
+import { bitsOf, settingsOf } from "./finetune-job.ts";
+import { changedBuffers } from "./finetune-measure.ts";
 import {
-  type Adapter,
   type AnyTaskKind,
   checkFinetune,
   Finetuner,
@@ -11,6 +14,9 @@ import {
   loadTokenizer,
   type OpenedTask,
   OptionError,
+  type OrtBackend,
+  prepareScene,
+  quantizeModel,
   Rng,
   Run,
   readSentenceConfig,
@@ -24,6 +30,13 @@ import {
   writeTaskFile,
 } from "./library.ts";
 import { modelFolder, openBackend } from "./models.ts";
+import {
+  loadStart,
+  type OpenedAdapter,
+  openAdapter,
+  saveStart,
+  verifyKept,
+} from "./open-adapter.ts";
 import { showCount, showTime } from "./output.ts";
 import { checkOrigin, environmentOf, fingerprint, runRecord } from "./run-record.ts";
 import { showMeasure, taskSettings } from "./task-options.ts";
@@ -38,16 +51,20 @@ export interface Begun {
   readonly options: OptionValues;
 }
 
-/** Options of `finetune` that have no meaning for these tasks. */
-const others = [
-  ...["packing", "preview", "dry-run", "find-learning-rate", "compare", "freeze"],
-  ...["load-in-4bit", "load-in-8bit", "chat-format"],
-] as const;
+/** Options of `finetune` that have no meaning for these tasks, and why. */
+const others: Readonly<Record<string, string>> = {
+  packing: "each example is judged as a whole and stands in a row of its own",
+  preview: "it shows the tokens whose next one is learnt; the run prints what its data is",
+  compare: "it ranks by the loss on next tokens; run the task once for each adapter",
+  "chat-format": "its data is no conversation",
+};
 
 function refuseOthers(task: AnyTaskKind, options: OptionValues): void {
-  const found = others.find((name) => options[name] !== undefined);
+  const found = Object.keys(others).find((name) => options[name] !== undefined);
   if (found === undefined) return;
-  throw new OptionError(`finetune: --${found} does not go with --task ${task.name}.`);
+  throw new OptionError(
+    `finetune: --${found} does not go with --task ${task.name}: ${others[found]}.`,
+  );
 }
 
 function card(
@@ -77,10 +94,11 @@ function card(
 /** The adapter or model, where PEFT, transformers and sentence-transformers find it. */
 async function save(
   { host }: CommandContext,
+  backend: OrtBackend,
   folder: string,
   loaded: { readonly path: string; readonly config: Readonly<Record<string, unknown>> },
   task: OpenedTask,
-  adapter: Adapter | undefined,
+  adapter: OpenedAdapter | undefined,
   result: TrainRunResult,
   tokenizer: Tokenizer | undefined,
   text: string,
@@ -92,7 +110,13 @@ async function save(
     if (model.kind === "vision" && model.head) {
       await writeTaskFile(files, folder, { task: "sequence-classification", ...model.head });
     }
-    await saveAdapter(files, folder, adapter, result.params, { base: loaded.path, card: text });
+    const numbers = { params: result.params, buffers: changedBuffers(adapter.buffers, result) };
+    const kept = await verifyKept(backend, model, task.params, adapter, numbers, tokenizer);
+    await saveAdapter(files, folder, kept.adapter, kept.numbers.params, {
+      base: loaded.path,
+      buffers: kept.numbers.buffers,
+      card: text,
+    });
     return;
   }
   for (const [path, contents] of Object.entries(task.files)) {
@@ -151,12 +175,48 @@ export async function finetuneTask(
       ? await kind.open(host.files, loaded, await nodeImages(), data, taken)
       : await kind.open(host.files, loaded, tokenizer!, data, taken);
   checkFinetune(settings, task.train.count);
-  const plain = adapterOf(task, options);
-  const adapter = plain && taskAdapter(task, plain);
-  const trainee = taskTrainee(
-    task,
-    adapter && { adapter, params: adapter.init(rng.fold("adapter")) },
+  const bits = bitsOf(options);
+  const quantize = bits === undefined ? {} : { quantize: { bits } };
+  const base = bits === undefined ? undefined : quantizeModel(task.model, task.params, { bits });
+  const threads = options["threads"] as number | undefined;
+  const backend = await openBackend(output, threads);
+  const scene = prepareScene(
+    {
+      model: task.model,
+      frozen: base?.params ?? task.params,
+      trained: {},
+      objective: task.objective,
+      ...(base && { form: base.context }),
+      ...("maxPositions" in task.model.sizes && { maxLength: task.model.sizes.maxPositions }),
+    },
+    task.train,
+    backend,
+    {
+      batchSize: settings.batchSize ?? 16,
+      seed: settings.seed ?? 0,
+      signal,
+      onProgress: (message) => output.progress(message),
+    },
   );
+  const adapter = await openAdapter(host, chooseForTask(options), scene, {
+    dress: (plain) => taskAdapter(task, plain),
+    bits,
+    start: begun.run && (await loadStart(host, begun.run)),
+  });
+  const own = adapter?.base ? { ...task, params: adapter.base } : task;
+  const trainee = taskTrainee(own, adapter, {
+    freeze: (options["freeze"] as readonly string[] | undefined) ?? [],
+    ...quantize,
+  });
+  const weighed: Weighed = {
+    ...{ trainee, backend, settings, adapter: adapter?.adapter },
+    ...{ data: task, opened: { params: task.params }, questions: [] },
+  };
+  if (options["dry-run"] === true) return showEstimate(output, host, weighed, options);
+  if (options["find-learning-rate"] === true) {
+    return showRates(output, host, weighed, signal, options["out"] as string | undefined);
+  }
+  await refuseWhatDoesNotFit(weighed, options);
   const origin = {
     model: name,
     modelFingerprint: fingerprint(loaded.params),
@@ -170,8 +230,7 @@ export async function finetuneTask(
     runRecord(options, origin, host.clock.now()),
   );
   const run = begun.run;
-  const threads = options["threads"] as number | undefined;
-  const backend = await openBackend(output, threads);
+  if (adapter?.start) await saveStart(host, run, adapter.start);
   await run.noteEnvironment(
     environmentOf(backend, threads ?? backend.binding.maxThreads, host.clock.now()),
   );
@@ -204,9 +263,17 @@ export async function finetuneTask(
   output.progress("After training, judging");
   const after = result.isStopped
     ? undefined
-    : await task.measure({ ...trainee, trained: result.params }, backend, { batchSize });
+    : await task.measure(
+        {
+          ...trainee,
+          trained: result.params,
+          frozen: { ...trainee.frozen, ...result.buffers },
+        },
+        backend,
+        { batchSize },
+      );
   const text = card(name, kind, before, after);
-  await save(context, run.folder, loaded, task, adapter, result, tokenizer, text);
+  await save(context, backend, run.folder, loaded, task, adapter, result, tokenizer, text);
   if (!after) {
     output.line(
       `Stopped after ${result.step} of ${tuner.steps} steps. Go on with:\n\n  npx plasticity finetune --resume ${run.folder}`,

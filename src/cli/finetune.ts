@@ -2,21 +2,21 @@
 import type { Command, CommandContext, OptionValues } from "./command.ts";
 import { sampleOf } from "./finetune-data.ts";
 import { introduce, type Job, openJob } from "./finetune-job.ts";
-import { continuation, measure, nearestExact } from "./finetune-measure.ts";
+import { changedBuffers, continuation, measure, nearestExact } from "./finetune-measure.ts";
 import { finetuneOptions } from "./finetune-options.ts";
-import { card, type Measured, reportOf, samplesOf, show } from "./finetune-report.ts";
+import { card, isPeft, type Measured, reportOf, samplesOf, show } from "./finetune-report.ts";
 import {
   type AnyExampleSet,
   type Host,
   isRun,
   OptionError,
-  Rng,
   Run,
   saveAdapter,
   saveModel,
   type TrainRunResult,
   trainRun,
 } from "./library.ts";
+import { saveStart, verifyKept } from "./open-adapter.ts";
 import { type Output, showCount, showTime, sparkline } from "./output.ts";
 import {
   checkOrigin,
@@ -42,9 +42,10 @@ async function begin({
       "finetune: --adapter trains an adapter and --full all parameters — leave one of them out.",
     );
   }
-  if (given.has("task") && given.has("objective")) {
+  const other = ["objective", "curriculum"].find((name) => given.has(name));
+  if (given.has("task") && other !== undefined) {
     throw new OptionError(
-      "finetune: --task brings an objective of its own — leave --objective out, or --task.",
+      `finetune: --task brings an objective of its own — leave --${other} out, or --task.`,
     );
   }
   const resumed = options["resume"] as string | undefined;
@@ -93,7 +94,10 @@ async function run(context: CommandContext): Promise<void> {
         ...progressOf(output, host),
       }));
     }
-    job = await openJob(host, output, begun.options, spill);
+    job = await openJob(host, output, begun.options, spill, {
+      run: begun.run,
+      signal: context.signal,
+    });
     if (begun.options["preview"] === true) {
       const { previewJob } = await import("./finetune-job.ts");
       await previewJob(output, job);
@@ -128,6 +132,8 @@ async function run(context: CommandContext): Promise<void> {
         runRecord(begun.options, origin, host.clock.now()),
       ));
     begun.run = opened;
+    const start = job.openedAdapter?.start;
+    if (start) await saveStart(host, opened, start);
     await trainIn(opened, job, context, begun.options);
   } finally {
     await job?.data.train.close();
@@ -147,7 +153,7 @@ async function trainIn(
   options: OptionValues,
 ): Promise<void> {
   const { host, output, signal } = context;
-  const { data, backend, trainee } = job;
+  const { data, backend } = job;
   introduce(output, job);
   const then = (await run.lastEnvironment())?.["threads"];
   if (then !== undefined && then !== job.threads) {
@@ -179,7 +185,7 @@ async function trainIn(
   }
   const after = result.isStopped
     ? undefined
-    : await measure(job, result.params, signal, doing("After training, answering"));
+    : await measure(job, result, signal, doing("After training, answering"));
   await save(run, job, result, before, after, host);
   if (!before || !after) {
     const { step } = result;
@@ -194,8 +200,8 @@ async function trainIn(
   const texts =
     data.heldOutRaw[0]!.kind === "text"
       ? {
-          before: await continuation(job, trainee.trained),
-          after: await continuation(job, result.params),
+          before: await continuation(job, undefined),
+          after: await continuation(job, result),
         }
       : undefined;
   await run.note("samples", samplesOf(before, after, texts));
@@ -260,17 +266,23 @@ async function save(
   after: Measured | undefined,
   host: Host,
 ): Promise<void> {
-  const { opened, adapter } = job;
-  const text = card({ job, result, before, after });
-  if (adapter) {
-    const names = Object.keys(adapter.init(new Rng(0)));
-    const own = Object.fromEntries(names.map((name) => [name, result.params[name]!]));
-    await saveAdapter(host.files, run.folder, adapter, own, {
+  const { opened, backend, openedAdapter } = job;
+  if (openedAdapter) {
+    // What an objective trains for itself, as a value head, is no part of the adapter.
+    const own = Object.fromEntries(
+      Object.keys(openedAdapter.params).map((name) => [name, result.params[name]!]),
+    );
+    const numbers = { params: own, buffers: changedBuffers(openedAdapter.buffers, result) };
+    const { model, params, tokenizer } = opened;
+    const kept = await verifyKept(backend, model, params, openedAdapter, numbers, tokenizer);
+    await saveAdapter(host.files, run.folder, kept.adapter, kept.numbers.params, {
       base: opened.path,
-      card: text,
+      buffers: kept.numbers.buffers,
+      card: card({ job, adapter: kept.adapter, numbers: kept.numbers, result, before, after }),
     });
     return;
   }
+  const text = card({ job, adapter: undefined, numbers: undefined, result, before, after });
   const { tokenizer, config } = opened.tokenizer.json;
   const params = Object.fromEntries(
     Object.entries(opened.params).map(([path, tensor]) => [path, result.params[path] ?? tensor]),
@@ -288,8 +300,14 @@ async function save(
 function sayNext(output: Output, folder: string, job: Job, options: OptionValues): void {
   const { adapter, data } = job;
   const name = options["model"] as string;
+  // PEFT knows an adapter by a configuration that has its own word for the kind.
+  const reads = !adapter
+    ? "loads in transformers too"
+    : isPeft(adapter)
+      ? "loads in PEFT too"
+      : `${adapter.title}, in this package's form`;
   output.line(
-    `${adapter ? "Adapter" : "Model"} in ${output.style(folder, "cyan")} (${adapter ? "loads in PEFT too" : "loads in transformers too"}), with the log, samples and loss.svg.`,
+    `${adapter ? "Adapter" : "Model"} in ${output.style(folder, "cyan")} (${reads}), with the log, samples and loss.svg.`,
   );
   output.line();
   // A reward model judges answers; it gives none.

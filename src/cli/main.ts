@@ -26,6 +26,7 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
     "train a model from scratch on a long text",
     async () => (await import("./pretrain.ts")).pretrainCommand,
   ],
+  merge: ["several models into one", async () => (await import("./merge.ts")).mergeCommand],
   "merge-adapter": [
     "write an adapter into its base model",
     async () => (await import("./merge-adapter.ts")).mergeAdapterCommand,
@@ -47,6 +48,14 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
     async () => (await import("./plan.ts")).plan,
   ],
   runs: ["list and compare runs", async () => (await import("./runs.ts")).runs],
+  methods: [
+    "the catalogue of methods, and how to use each",
+    async () => (await import("./methods.ts")).methodsCommand,
+  ],
+  reproduce: [
+    "put a published claim to the test",
+    async () => (await import("./reproduce.ts")).reproduceCommand,
+  ],
   doctor: [
     "look at this machine and say what is amiss",
     async () => (await import("./doctor.ts")).doctorCommand,
@@ -61,7 +70,14 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
  * Commands whose engine runs in a worker, as a step cannot be interrupted: so that Ctrl-C is answered
  * at once, and takes effect when the step ends.
  */
-const inWorker: ReadonlySet<string> = new Set(["finetune", "pretrain", "plan", "eval", "embed"]);
+const inWorker: ReadonlySet<string> = new Set([
+  "finetune",
+  "pretrain",
+  "plan",
+  "eval",
+  "embed",
+  "reproduce",
+]);
 
 function version(): string {
   const path = new URL("../../package.json", import.meta.url);
@@ -72,14 +88,11 @@ function help(): string {
   const width = Math.max(...Object.keys(commands).map((name) => name.length));
   return [
     "plasticity: adaptive models in TypeScript",
-    "",
     "Usage: plasticity <command> [options]",
     "",
     ...Object.entries(commands).map(([name, [about]]) => `  ${name.padEnd(width)}  ${about}`),
     "",
-    "  plasticity <command> --help   its options and an example",
-    "  plasticity --version",
-    "",
+    "plasticity <command> --help   its options and an example; plasticity --version",
     "Example: plasticity finetune --model builtin --data commands --adapter lora",
   ].join("\n");
 }

@@ -1,8 +1,8 @@
 /** What an objective adds to a fine-tuning: its sets, its trainee, and who makes the steps. */
 import { isJsonObject, type JsonObject, parseJson } from "../io/json.ts";
+import type { ChosenMethods, ChosenObjective } from "./choose-methods.ts";
 import type { OptionValues } from "./command.ts";
 import {
-  type Adapter,
   type AnyExampleSet,
   type Backend,
   type Example,
@@ -10,7 +10,10 @@ import {
   type FinetuneOptions,
   Finetuner,
   type Host,
+  loadAdapter,
   OptionError,
+  type OtherModel,
+  type PolicyOptions,
   type PolicyPrompt,
   PolicyTrainer,
   type PreparedData,
@@ -21,7 +24,6 @@ import {
   promptSet,
   type ReadExamplesOptions,
   Rng,
-  replaySet,
   rewardByName,
   stopIdsOf,
   type Trainee,
@@ -29,8 +31,8 @@ import {
   withObjective,
   withReference,
 } from "./library.ts";
+import { flagName } from "./method-flags.ts";
 import { type OpenedModel, openModel } from "./models.ts";
-import type { ChosenObjective } from "./objectives.ts";
 import type { Output } from "./output.ts";
 
 /** Sets and trainee as the objective has them. */
@@ -40,21 +42,40 @@ export interface ObjectiveJob {
   readonly heldOut: AnyExampleSet;
   /** What a run judges by while training. */
   readonly judged: AnyExampleSet;
+  /** Of a training on own answers: what is asked, and how it learns. */
+  readonly policy?: { readonly prompts: readonly PolicyPrompt[]; readonly options: PolicyOptions };
   makeTuner(signal: AbortSignal): Promise<Tuner & { release(): Promise<void> }>;
 }
 
-/** A model that another option than --model names. */
+/**
+ * A model that another option than --model names: a folder or a name on the hub, and after a plus an adapter
+ * on it, whose effect is written into the weights here.
+ */
 async function otherModel(
   host: Host,
   options: OptionValues,
   option: string,
   opened: OpenedModel,
-): Promise<OpenedModel> {
-  const other = await openModel(host, options[option] as string);
-  if (other.model.sizes.vocabSize === opened.model.sizes.vocabSize) return other;
-  throw new OptionError(
-    `finetune: --${option} has ${other.model.sizes.vocabSize} tokens and the model ${opened.model.sizes.vocabSize} — both must share one tokenizer.`,
-  );
+): Promise<OtherModel> {
+  const text = options[option] as string;
+  // A folder may have a plus in its name.
+  const at = (await host.files.info(text)) ? -1 : text.lastIndexOf("+");
+  const other = await openModel(host, at < 0 ? text : text.slice(0, at));
+  if (other.model.sizes.vocabSize !== opened.model.sizes.vocabSize) {
+    throw new OptionError(
+      `finetune: --${option} has ${other.model.sizes.vocabSize} tokens and the model ${opened.model.sizes.vocabSize} — both must share one tokenizer.`,
+    );
+  }
+  if (at < 0) return { model: other.model, params: other.params };
+  const folder = text.slice(at + 1);
+  const { adapter, params, buffers } = await loadAdapter(host.files, folder, other.model);
+  if (adapter.mergeable === "no") {
+    throw new OptionError(
+      `finetune: --${option}: the ${adapter.title} adapter in ${folder} cannot be written into its base — give a model of its own.`,
+    );
+  }
+  const merged = { ...other.params, ...adapter.merge(other.params, params, buffers) };
+  return { model: other.model, params: merged };
 }
 
 async function withReferenceOf(
@@ -70,9 +91,7 @@ async function withReferenceOf(
     const { params } = await otherModel(host, options, "reference", opened);
     return withReference(trainee, params);
   }
-  // A policy without a KL term never asks for it.
-  const isAsked = objective.name !== "grpo" || Number(options["beta"] ?? 0) > 0;
-  return trainee.adapt || !isAsked ? trainee : withReference(trainee, opened.params);
+  return trainee.adapt ? trainee : withReference(trainee, opened.params);
 }
 
 /** Prompts of examples: what stands before the first token that carries loss. */
@@ -114,7 +133,6 @@ async function rewardOf(host: Host, options: OptionValues) {
 /** What `openObjective` needs of the job. */
 export interface ObjectiveNeeds {
   readonly opened: OpenedModel;
-  readonly adapter: Adapter | undefined;
   readonly trainee: Trainee;
   readonly data: PreparedData;
   readonly backend: Backend;
@@ -130,50 +148,49 @@ export async function openObjective(
   host: Host,
   output: Output,
   options: OptionValues,
-  objective: ChosenObjective,
+  methods: ChosenMethods,
   needs: ObjectiveNeeds,
 ): Promise<ObjectiveJob> {
   const { opened, data, backend, settings } = needs;
-  const seed = settings.seed ?? 0;
-  const teacher =
-    objective.hasTeacher && options["teacher"] !== undefined
-      ? await otherModel(host, options, "teacher", opened)
-      : undefined;
-  const making = objective.making(opened.model, teacher);
+  const { objective } = methods;
+  const others: Record<string, OtherModel> = {};
+  for (const name of objective.models) {
+    others[name] = await otherModel(host, options, flagName(name), opened);
+  }
+  const scene = { model: opened.model, others };
   const based = await withReferenceOf(host, options, objective, opened, needs.trainee);
   if (objective.policy) {
-    const method = objective.policy(making);
+    const { method, ...playing } = objective.policy.make(scene, objective.options);
     const [train, heldOut] = [
       await promptsOf(data.train, opened),
       await promptsOf(data.heldOut, opened),
     ];
-    const reward = method.usesReward ? await rewardOf(host, options) : undefined;
-    const number = (name: string, otherwise: number): number =>
-      (options[name] as number | undefined) ?? otherwise;
+    const reward = objective.policy.usesReward ? await rewardOf(host, options) : undefined;
+    const { packing: _, accumulate: _parts, onStep: _on, ...training } = settings;
+    const play: PolicyOptions = {
+      ...training,
+      ...playing,
+      method,
+      decode: (ids) => opened.tokenizer.decode(ids, { skipSpecial: true }),
+      ...(reward && { reward }),
+      partSize: Math.max(1, Math.ceil((settings.batchSize ?? 16) / (settings.accumulate ?? 1))),
+      stopIds: stopIdsOf(opened.tokenizer, needs.prompts.chat),
+    };
     return {
       trainee: based,
       train: data.train,
       heldOut: data.heldOut,
       judged: promptSet(heldOut),
-      makeTuner: (signal) => {
-        const { packing: _, accumulate: _parts, onStep: _on, ...training } = settings;
-        return PolicyTrainer.create(based, train, backend, {
-          ...training,
-          method,
-          decode: (ids) => opened.tokenizer.decode(ids, { skipSpecial: true }),
-          ...(reward && { reward }),
-          iterations: number("iterations", objective.name === "ppo" ? 4 : 1),
-          partSize: Math.max(1, Math.ceil((settings.batchSize ?? 16) / (settings.accumulate ?? 1))),
-          maxNewTokens: number("max-new-tokens", 64),
-          temperature: number("temperature", 1),
-          stopIds: stopIdsOf(opened.tokenizer, needs.prompts.chat),
-          signal,
-        }) as Promise<Tuner & { release(): Promise<void> }>;
-      },
+      policy: { prompts: train, options: play },
+      makeTuner: (signal) =>
+        PolicyTrainer.create(based, train, backend, { ...play, signal }) as Promise<
+          Tuner & { release(): Promise<void> }
+        >,
     };
   }
-  const trainee = withObjective(based, objective.make!(making), new Rng(seed));
-  const { train, heldOut } = await setsOf(host, output, options, objective, needs, trainee);
+  const made = objective.objective!.make(scene, objective.options);
+  const trainee = withObjective(based, made, new Rng(settings.seed ?? 0));
+  const { train, heldOut } = await setsOf(host, output, options, methods, needs, trainee);
   return {
     trainee,
     train,
@@ -187,8 +204,8 @@ async function setsOf(
   host: Host,
   output: Output,
   options: OptionValues,
-  objective: ChosenObjective,
-  { data, backend, opened, prompts, maxLength, read, spillFolder }: ObjectiveNeeds,
+  { objective, dataPolicy }: ChosenMethods,
+  { data, backend, opened, prompts, maxLength, read, settings, spillFolder }: ObjectiveNeeds,
   trainee: Trainee,
 ): Promise<{ train: AnyExampleSet; heldOut: AnyExampleSet }> {
   if (objective.data === "preference") {
@@ -200,27 +217,26 @@ async function setsOf(
       }))!;
     return { train: await record(train), heldOut: await record(heldOut) };
   }
-  if (options["reference"] === "recorded") {
-    throw new OptionError(
-      `finetune: --reference recorded is of dpo and ipo — ${objective.name} compares answers that change with the batch.`,
+  if (!dataPolicy) return { train: data.train, heldOut: data.heldOut };
+  const files: Record<string, AnyExampleSet> = {};
+  for (const name of dataPolicy.role.files ?? []) {
+    const more = await prepareData(
+      host.files,
+      options[flagName(name)] as string,
+      opened.tokenizer,
+      {
+        ...prompts,
+        ...(read.format !== undefined && read.format !== "auto" && { format: read.format }),
+        maxLength,
+        lossOn: "all",
+        share: 0,
+        keepRaw: 0,
+        spillFolder: host.files.join(spillFolder, name),
+      },
     );
+    await more.heldOut.close();
+    files[name] = more.train;
   }
-  const replay = options["replay"] as string | undefined;
-  if (replay === undefined) {
-    if (options["replay-share"] === undefined) return { train: data.train, heldOut: data.heldOut };
-    throw new OptionError("finetune: --replay-share needs --replay <file>, the text to replay.");
-  }
-  const general = await prepareData(host.files, replay, opened.tokenizer, {
-    ...prompts,
-    ...(read.format !== undefined && read.format !== "auto" && { format: read.format }),
-    maxLength,
-    lossOn: "all",
-    share: 0,
-    keepRaw: 0,
-    spillFolder: host.files.join(spillFolder, "replay"),
-  });
-  await general.heldOut.close();
-  const share = options["replay-share"] as number | undefined;
-  const train = replaySet(data.train, general.train, share === undefined ? {} : { share });
-  return { train, heldOut: data.heldOut };
+  const scene = { train: data.train, files, rng: new Rng(settings.seed ?? 0).fold("curriculum") };
+  return { train: await dataPolicy.role.apply(scene, dataPolicy.options), heldOut: data.heldOut };
 }

@@ -1,5 +1,5 @@
 /** The options of `finetune` and `eval` that tasks read. */
-import { type OptionTable, type OptionValues, oneOf, realFrom } from "./command.ts";
+import { type OptionTable, type OptionValues, oneOf, realFrom, wholeFrom } from "./command.ts";
 import { pairsOf } from "./finetune-data.ts";
 import {
   type AnyTaskKind,
@@ -66,6 +66,41 @@ export const taskOptions: OptionTable = {
     value: "sizes",
     about: "sentence-embedding: learn vectors that may be cut, as 384,192,96",
   },
+  "num-beams": {
+    type: "number",
+    about:
+      "seq2seq: beams of the search for each answer (default 1: the likeliest token each time)",
+    check: wholeFrom(1, 64),
+  },
+  "length-penalty": {
+    type: "number",
+    about: "seq2seq: with beams, above 0 for longer answers (default 1)",
+    check: realFrom(-10, 10),
+  },
+};
+
+/** A task that nothing is learnt for: `eval` alone has it. */
+export const zeroShotTask = "zero-shot-image-classification";
+
+const judged = [...names, zeroShotTask];
+
+/** What `eval` has beside `taskOptions`. */
+export const judgingOptions: OptionTable = {
+  task: {
+    ...taskOption["task"]!,
+    about: `what the model is judged by: ${judged.join(", ")}`,
+    check: oneOf(...judged),
+  },
+  "label-template": {
+    type: "string",
+    value: "text",
+    about: `${zeroShotTask}: what a class is called, {} for its name (default "This is a photo of {}.")`,
+  },
+  "top-k": {
+    type: "number",
+    about: `${zeroShotTask}: right is also a class among so many likeliest (default 5)`,
+    check: wholeFrom(1, 65536),
+  },
 };
 
 /** The task that the options name; none for the next token. */
@@ -103,6 +138,8 @@ export function taskSettings(
       labels: (options["labels"] as string).split(",").map((label) => label.trim()),
     }),
     ...some("eval-limit", "answerLimit"),
+    ...some("num-beams", "numBeams"),
+    ...some("length-penalty", "lengthPenalty"),
     ...(sentence && { sentence }),
   };
 }

@@ -2,17 +2,19 @@
  * What a method is: the facts of a published system or a well-known technique, its options, and the roles it
  * plays. Roles compose in one loop; shared code reads what a role declares and never asks for an id.
  */
-import type { AdapterKind, PrepareScene } from "../adapters/adapter.ts";
+import type { Adapter, AdapterKind, PrepareScene } from "../adapters/adapter.ts";
 import type { LoraOptions } from "../adapters/lora.ts";
 import type { DataKind } from "../data/encode.ts";
+import type { AnyExampleSet } from "../data/set.ts";
 import { OptionError } from "../errors.ts";
 import type { Drafter } from "../infer/drafter.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { TensorRecord } from "../nn/module.ts";
-import type { OptionSpecs } from "../options.ts";
+import type { OptionSpec, OptionSpecs } from "../options.ts";
 import type { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { AnyObjective } from "../train/objective.ts";
+import type { PolicyOptions } from "../train/policy.ts";
 
 export const capabilities = [
   "adapt",
@@ -64,31 +66,71 @@ export interface OtherModel {
   readonly params: TensorRecord;
 }
 
-/** What is learnt. */
-export interface ObjectiveRole<O> {
+/** What objectives of all kinds say of themselves. */
+interface Learning<O> {
   /** What examples it needs. */
   readonly data: DataKind;
   /** Other models it takes, by name: `teacher` is an option `--teacher`. */
   readonly models?: readonly string[];
-  /** Compares with the model as it was before training. */
-  readonly hasReference?: boolean;
+  /** Compares with the model as it was before training; where options decide, with these. Default false. */
+  readonly hasReference?: boolean | ((options: O) => boolean);
+}
+
+/** What an objective is made for. */
+export interface ObjectiveScene {
+  readonly model: LanguageModel;
+  /** One model for each name in `models`. */
+  readonly others: Readonly<Record<string, OtherModel>>;
+}
+
+/** What is learnt. */
+export interface ObjectiveRole<O> extends Learning<O> {
+  /** What the reference says of an example may be recorded once, before training. Default false. */
+  readonly isRecordable?: boolean;
+  /** Reads an example with its last token, so that one token less fits the model. Default false. */
+  readonly readsLast?: boolean;
+  /** The adapter with what this objective trains beside it, as it is saved; needs one then. */
+  adapt?(adapter: Adapter, model: LanguageModel): Adapter;
+  /** @throws OptionError for options that do not fit. */
+  make(scene: ObjectiveScene, options: O): AnyObjective;
+}
+
+/** What a model learns from its own answers, and how it gives them. */
+export interface PolicyRole<O> extends Learning<O> {
+  /** Answers are judged by a reward. */
+  readonly usesReward: boolean;
+  /** @throws OptionError for options that do not fit. */
+  make(
+    scene: ObjectiveScene,
+    options: O,
+  ): Pick<PolicyOptions, "method"> &
+    Required<Pick<PolicyOptions, "iterations" | "maxNewTokens" | "temperature">>;
+}
+
+/** Which examples are learnt from, and when. */
+export interface DataPolicyRole<O> {
+  /** Further files of examples, by the name of the option that gives them: `replay` is `--replay`. */
+  readonly files?: readonly string[];
   /**
-   * @param others one model for each name in `models`
+   * @param scene `files` has a set for each name in `files`
    * @throws OptionError for options that do not fit.
    */
-  make(
+  apply(
     scene: {
-      readonly model: LanguageModel;
-      readonly others: Readonly<Record<string, OtherModel>>;
+      readonly train: AnyExampleSet;
+      readonly files: Readonly<Record<string, AnyExampleSet>>;
+      readonly rng: Rng;
     },
     options: O,
-  ): AnyObjective;
+  ): AnyExampleSet | Promise<AnyExampleSet>;
 }
 
 /** First numbers of a LoRA, from weights or data. */
 export interface InitialiserRole<O> {
   /** Needs the training data. */
   readonly readsData: boolean;
+  /** Needs the base's weights as floats: 4 or 8 bits do not do. Default false. */
+  readonly readsWeights?: boolean;
   initialise(
     scene: PrepareScene,
     lora: LoraOptions,
@@ -138,6 +180,9 @@ export interface MergeRole<O> {
 
 /** Proposes tokens that the model then checks, many in one pass. */
 export interface DecoderRole<O> {
+  /** Whether it reads a corpus before it begins. */
+  readonly corpus: "needed" | "used" | "unused";
+  /** @throws OptionError for options that do not fit, or a corpus that is needed and not there. */
   make(
     scene: { readonly vocabSize: number; readonly rng: Rng; readonly corpus?: Int32Array },
     options: O,
@@ -148,17 +193,54 @@ export interface Roles<O> {
   readonly adapter?: AdapterKind<O>;
   readonly initialiser?: InitialiserRole<O>;
   readonly objective?: ObjectiveRole<O>;
+  readonly policy?: PolicyRole<O>;
+  readonly dataPolicy?: DataPolicyRole<O>;
   readonly merge?: MergeRole<O>;
   readonly decoder?: DecoderRole<O>;
 }
 
 export type RoleName = keyof Roles<never>;
 
-export interface Method<O extends object = object> {
+/** Roles that methods play, here or one day. */
+export type PlannedRole =
+  | RoleName
+  | "transform"
+  | "model"
+  | "router"
+  | "searcher"
+  | "streamLearner"
+  | "agent"
+  | "simulator"
+  | "analysis";
+
+export const roleNames: readonly PlannedRole[] = [
+  "adapter",
+  "initialiser",
+  "objective",
+  "policy",
+  "dataPolicy",
+  "merge",
+  "decoder",
+  "transform",
+  "model",
+  "router",
+  "searcher",
+  "streamLearner",
+  "agent",
+  "simulator",
+  "analysis",
+];
+
+/** Of a method that has none. */
+export type NoOptions = Readonly<Record<never, never>>;
+
+export interface Method<O extends object = NoOptions> {
   /** The name of its file, and of everything else about it. */
   readonly id: string;
   /** In the list of published systems; null for a well-known technique. */
   readonly number: number | null;
+  /** Other words that people ask for it by; default none. */
+  readonly aliases?: readonly string[];
   /** As its authors write it. */
   readonly title: string;
   readonly capability: Capability;
@@ -170,17 +252,23 @@ export interface Method<O extends object = object> {
   /** Ids of methods that it stands on. */
   readonly buildsOn?: readonly string[];
   readonly options: OptionSpecs<O>;
-  /** Those that are there; of a planned one the names alone. */
+  /** Those that are there; a planned one has none yet. */
   readonly roles: Roles<O>;
-  /** What it is going to be. */
-  readonly plannedRoles?: readonly string[];
+  /** What a planned one is going to be. */
+  readonly plannedRoles?: readonly PlannedRole[];
+  /** As an adapter or initialiser: the model gives other numbers before the first step already. Default false. */
+  readonly isChangedAtFirst?: boolean;
   /** Options for a run on a tiny model, where the defaults are too large for one. */
   readonly tiny?: Partial<O>;
 }
 
 /** A method whose options are settled elsewhere. */
-// biome-ignore lint/suspicious/noExplicitAny: options are read by their description.
-export type AnyMethod = Method<any>;
+export interface AnyMethod extends Omit<Method<never>, "options" | "roles" | "tiny"> {
+  readonly options: Readonly<Record<string, OptionSpec>>;
+  // biome-ignore lint/suspicious/noExplicitAny: options are read by their description.
+  readonly roles: Roles<any>;
+  readonly tiny?: Readonly<Record<string, unknown>>;
+}
 
 /**
  * A method, checked: an id of small letters, digits and dashes, a paper where it has a number.

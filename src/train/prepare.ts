@@ -19,7 +19,7 @@ import type { AnyObjective, Batch, Scene } from "./objective.ts";
 import { referencePrefix, type Trainee, TrainProgram } from "./program.ts";
 import { ownWeights } from "./trainee.ts";
 
-export interface PrepareOptions {
+export interface SceneOptions {
   /** Examples together; default 16. */
   readonly batchSize?: number;
   /** Of the training, so that batches come in its order; default 0. */
@@ -42,7 +42,7 @@ export function prepareScene(
   trainee: Prepared,
   set: AnyExampleSet | undefined,
   backend: Backend,
-  options: PrepareOptions = {},
+  options: SceneOptions = {},
 ): PrepareScene {
   const { batchSize = 16, seed = 0, signal, onProgress } = options;
   const model = trainee.model as PretrainedModel;
@@ -52,7 +52,7 @@ export function prepareScene(
   };
   const { form, objective = causalLm as AnyObjective } = trainee;
   const shape = {
-    rows: batchSize,
+    rows: Math.min(batchSize, set?.count ?? batchSize),
     ...(trainee.maxLength !== undefined && { maxLength: trainee.maxLength }),
   };
   async function* read(): AsyncGenerator<readonly unknown[]> {
@@ -81,12 +81,12 @@ export function prepareScene(
     const plans = new Map<string, Taps>();
     const frozen = await place({ ...base, ...(isText ? {} : objective.frozen) }, backend.device);
     try {
-      for await (const read_ of read()) {
-        const examples = isText ? read_.flatMap(asText) : read_;
-        const batch = learnt.batch(examples as never[], { ...shape, rows: read_.length });
+      for await (const found of read()) {
+        const examples = isText ? found.flatMap(asText) : found;
+        const batch = learnt.batch(examples as never[], shape);
         const key = shapesOf(batch);
-        let taps = plans.get(key);
-        if (!taps) plans.set(key, (taps = tapsOf(model, learnt, form, frozen, batch, layers)));
+        const taps = plans.get(key) ?? tapsOf(model, learnt, form, frozen, batch, layers);
+        plans.set(key, taps);
         const { program, places } = taps;
         const lease = await cache.acquire(key, () => ({
           bytes: peakBytes(program),
@@ -95,7 +95,7 @@ export function prepareScene(
         try {
           const given = [...Object.values(frozen), ...Object.values(batch)];
           const outputs = (await runAnywhere(lease.executable, given)) as Tensor<"float32">[];
-          yield countedInputs(outputs, places, countedRows(batch, examples, read_.length));
+          yield countedInputs(outputs, places, countedRows(batch, examples, shape.rows));
         } finally {
           await lease.done();
         }

@@ -42,6 +42,32 @@ function estimate(model: LanguageModel, parameters: number): Estimates {
   };
 }
 
+/** How many numbers a model carries from token to token, for one text; of one that does so. */
+function stateSize(model: LanguageModel): number | undefined {
+  if (!model.stateShapes) return undefined;
+  return Object.values(model.stateShapes).reduce((sum, shape) => sum + sizeOf(shape), 0);
+}
+
+function sizeFacts(model: LanguageModel): Report["facts"] {
+  const { nLayers, dModel, nHeads, headDim, nKvHeads, vocabSize, maxPositions } = model.sizes;
+  const state = stateSize(model);
+  return [
+    [
+      "layers",
+      state === undefined
+        ? `${nLayers} of width ${dModel}; ${nHeads} heads of ${headDim}, ${nKvHeads} for keys and values`
+        : `${nLayers} of width ${dModel}; no attention, a state of ${showCount(state)} numbers for each text`,
+    ],
+    ["vocabulary", String(vocabSize)],
+    [
+      "positions",
+      state === undefined
+        ? String(maxPositions)
+        : `no table of them; texts of up to ${maxPositions}`,
+    ],
+  ];
+}
+
 async function tokenizerFacts(files: Files, path: string): Promise<Record<string, unknown>> {
   const tokenizer = await readObject(files, files.join(path, "tokenizer.json"));
   const config = await readObject(files, files.join(path, "tokenizer_config.json"));
@@ -90,7 +116,8 @@ export async function modelReport(
   const entries = [...checkpoint.entries.values()];
   await checkpoint.close();
   const parameters = countParameters(model);
-  const { sizes } = model;
+  const { nHeads, nKvHeads, headDim, ...sizes } = model.sizes;
+  const state = stateSize(model);
   const memory = estimate(model, parameters);
   const text = await tokenizerFacts(files, path);
   const list = await listFiles(files, path);
@@ -107,12 +134,7 @@ export async function modelReport(
       ["model", path],
       ["family", `${model.family} (${String(config["model_type"])})`],
       ["parameters", `${showCount(parameters)} (${parameters})`],
-      [
-        "layers",
-        `${sizes.nLayers} of width ${sizes.dModel}; ${sizes.nHeads} heads of ${sizes.headDim}, ${sizes.nKvHeads} for keys and values`,
-      ],
-      ["vocabulary", String(sizes.vocabSize)],
-      ["positions", String(sizes.maxPositions)],
+      ...sizeFacts(model),
       ["tied weights", tied.join(", ") || "none"],
       ["weights", `${entries.length} tensors (${showCounts(types)}), ${showBytes(stored)}`],
       ["tokenizer", `${text["tokenizer"] ?? "none"}${vocabulary}`],
@@ -150,7 +172,10 @@ export async function modelReport(
       family: model.family,
       modelType: config["model_type"],
       parameters,
-      sizes,
+      sizes:
+        state === undefined
+          ? { ...sizes, nHeads, nKvHeads, headDim }
+          : { ...sizes, stateNumbers: state },
       tied: model.tied,
       storedBytes: stored,
       dtypes: Object.fromEntries(types),
