@@ -157,6 +157,19 @@ async function checkText(path, fact, { library, files }) {
     `  ${tokens} tokens of ${prompts.length} prompts at once in ${seconds.toFixed(1)} s, sessions included: ${(tokens / seconds).toFixed(1)} tokens/s`,
   );
   await decoder.release();
+  const { exportTolerance, verifyOnnxExport } = library;
+  const { variants } = await verifyOnnxExport(
+    files,
+    backend,
+    { model, params, config: model.config, path },
+    { variants: ["q8"], tolerance: 1, tokenizer },
+  );
+  const { maxRelative, sameTop } = variants[0].difference;
+  holds &= verdict(
+    "export in q8",
+    maxRelative <= exportTolerance.q8,
+    `${maxRelative.toFixed(3)}, allowed ${exportTolerance.q8}; likeliest token the same in ${(100 * sameTop).toFixed(0)} %`,
+  );
   return holds;
 }
 

@@ -19,11 +19,18 @@ import { onnxLogits } from "./onnx-run.ts";
 import { type OnnxVariant, onnxVariants, variantSuffix, withWeights } from "./onnx-weights.ts";
 import { compareLogits, type LogitDifference, probeInputs, probeLogits } from "./verify.ts";
 
-/** Largest allowed max |difference| / max |reference| of the logits, by the form of the weights. */
+/**
+ * Largest allowed max |difference| / max |reference| of the logits, by the form of the weights.
+ *
+ * One random token may be off by twice as much as all of a text, so the largest difference says little of
+ * rounded weights: SmolLM2-135M in q8 is off by 0.055, at one random token behind its first block, and by
+ * 0.038 on 2,300 tokens of English, whose loss it raises by 0.1 %. A scale for each row gives 0.11, one for
+ * each matrix 0.42 (loss 1.4 % higher): the limit lies between.
+ */
 export const exportTolerance: Readonly<Record<OnnxVariant, number>> = {
   fp32: 1e-4,
   fp16: 1e-2,
-  q8: 5e-2,
+  q8: 0.1,
   q4: 0.5,
 };
 

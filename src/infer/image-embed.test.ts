@@ -1,12 +1,17 @@
 /** Vectors of pictures and texts in one space, against the model run directly. */
 import { describe, expect, test } from "vitest";
 import { parityBackend } from "../../test/support/fixture.ts";
+import {
+  tinyClip as clip,
+  clipParams as params,
+  clipRule as rule,
+  clipTokenizer as tokenizer,
+} from "../../test/support/tiny-clip.ts";
 import { toyPicture } from "../../test/support/toy-pictures.ts";
 import { evaluate } from "../backend/compile.ts";
 import { defaultPreprocessing, pixelsOf } from "../data/images.ts";
-import { Tokenizer } from "../data/tokenizer.ts";
 import type { Value } from "../ir/graph.ts";
-import { type Clip, clipLogits } from "../models/clip.ts";
+import { clipLogits } from "../models/clip.ts";
 import { families } from "../models/families.ts";
 import type { VisionModel, VisionTextModel } from "../models/model.ts";
 import type { ValueRecord } from "../nn/module.ts";
@@ -15,67 +20,12 @@ import { Tensor } from "../tensor/tensor.ts";
 import { embedClipTexts, ImageEmbedder, labelTexts, zeroShot } from "./image-embed.ts";
 
 const backend = await parityBackend();
-const words = ["[UNK]", "a", "photo", "of", "cat", "dog", "<s>", "</s>", "[PAD]"];
-const tokenizer = new Tokenizer(
-  {
-    config: undefined,
-    tokenizer: JSON.stringify({
-      version: "1.0",
-      truncation: null,
-      padding: null,
-      added_tokens: ["<s>", "</s>", "[PAD]"].map((content, i) => ({
-        id: 6 + i,
-        content,
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      })),
-      normalizer: null,
-      pre_tokenizer: { type: "Whitespace" },
-      post_processor: {
-        type: "TemplateProcessing",
-        single: [
-          { SpecialToken: { id: "<s>", type_id: 0 } },
-          { Sequence: { id: "A", type_id: 0 } },
-          { SpecialToken: { id: "</s>", type_id: 0 } },
-        ],
-        pair: [{ Sequence: { id: "A", type_id: 0 } }, { Sequence: { id: "B", type_id: 1 } }],
-        special_tokens: {
-          "<s>": { id: "<s>", ids: [6], tokens: ["<s>"] },
-          "</s>": { id: "</s>", ids: [7], tokens: ["</s>"] },
-        },
-      },
-      decoder: null,
-      model: {
-        type: "WordLevel",
-        vocab: Object.fromEntries(words.map((word, i) => [word, i])),
-        unk_token: "[UNK]",
-      },
-    }),
-  },
-  "tokenizer.json",
-);
 const tower = {
   hidden_size: 12,
   num_hidden_layers: 1,
   num_attention_heads: 2,
   intermediate_size: 16,
 };
-const clip = families["clip"]!({
-  projection_dim: 6,
-  text_config: {
-    ...tower,
-    vocab_size: 9,
-    max_position_embeddings: 10,
-    eos_token_id: 7,
-    bos_token_id: 6,
-  },
-  vision_config: { ...tower, image_size: 8, patch_size: 4 },
-}) as Clip;
-const { params } = clip.init(new Rng(7));
-const rule = defaultPreprocessing("clip", [8, 8]);
 const pictures = Array.from({ length: 5 }, (_, i) => toyPicture(i % 3, i, 8));
 const lengthsOf = ({ data, shape }: Tensor<"float32">): number[] =>
   Array.from({ length: shape[0]! }, (_, i) => {

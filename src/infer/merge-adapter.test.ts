@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -146,6 +146,20 @@ describe("a merge", () => {
     expect(await b!.readBytes(changed)).not.toEqual(await a!.readBytes(changed));
     await a!.close();
     await b!.close();
+  });
+
+  it("keeps the numbers of config.json as they are written", async () => {
+    const base = at("written");
+    cpSync(at("llama"), base, { recursive: true });
+    const config = readFileSync(join(base, "config.json"), "utf8");
+    const extra = '"a": 1.0,\n  "b": [\n    1e-05,\n    3\n  ],';
+    const text = config.replace("{\n", `{\n  ${extra}\n`);
+    writeFileSync(join(base, "config.json"), text);
+    const out = at("written-merged");
+    await mergeAdapter(files, backend, { ...paths, model: base, out }, { dtype: "float32" });
+    expect(readFileSync(join(out, "config.json"), "utf8")).toBe(
+      text.replace('"dtype": "float16"', '"dtype": "float32"'),
+    );
   });
 
   it("refuses, and writes nothing, above the tolerance", async () => {

@@ -4,7 +4,7 @@
  * The logits of base and adapter are compared with those of the merged weights as they will be
  * stored, after rounding. Nothing is written when they are too far apart.
  */
-import type { LoadedAdapter } from "../adapters/adapter.ts";
+import type { AnyAdapterKind, LoadedAdapter } from "../adapters/adapter.ts";
 import { loadAdapter } from "../adapters/peft.ts";
 import type { Backend } from "../backend/backend.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
@@ -40,6 +40,8 @@ export interface MergeAdapterOptions {
   readonly tokenizer?: Tokenizer;
   /** Of the random token ids; default 0. */
   readonly seed?: number;
+  /** Kinds of adapters that may be read; default LoRA alone. */
+  readonly kinds?: readonly AnyAdapterKind[];
 }
 
 export interface MergeReport {
@@ -246,7 +248,7 @@ export async function mergeAdapter(
   options: MergeAdapterOptions = {},
 ): Promise<MergeReport> {
   const base = await loadModel(files, paths.model);
-  const adapter = await loadAdapter(files, paths.adapter, base.model);
+  const adapter = await loadAdapter(files, paths.adapter, base.model, options.kinds);
   const merge = await verifyMerge(files, backend, base, adapter, options);
   return merge.write(paths.out);
 }

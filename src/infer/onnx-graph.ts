@@ -26,7 +26,6 @@ import type { Value } from "../ir/graph.ts";
 import type { LanguageModel, LayerPast } from "../models/model.ts";
 import type { ValueRecord } from "../nn/module.ts";
 import type { Dim } from "../tensor/shape.ts";
-import { openLength, standInLength } from "./open-length.ts";
 
 // transformers.js makes an empty cache by the name `batch_size`; other names count as 0.
 const batch = "batch_size";
@@ -80,7 +79,6 @@ class Builder {
 
 function traceModel(model: LanguageModel): OnnxGraph {
   const { nLayers, nKvHeads, headDim } = model.sizes;
-  const length = standInLength(model);
   const kv = spec([batch, nKvHeads, past, headDim]);
   const traced = trace(
     ((
@@ -100,15 +98,14 @@ function traceModel(model: LanguageModel): OnnxGraph {
     }) as never,
     [
       model.specs().params,
-      spec([batch, length], "int32"),
-      spec([batch, length], "int32"),
+      spec([batch, sequence], "int32"),
+      spec([batch, sequence], "int32"),
       Array.from({ length: nLayers }, () => ({ keys: kv, values: kv })),
       spec([batch, 1, 1, past], "bool"),
-      spec([batch, 1, 1, length], "bool"),
+      spec([batch, 1, 1, sequence], "bool"),
     ],
   );
-  const opened = openLength(traced.program, length, sequence);
-  const lowered = lower(opened, "cpu");
+  const lowered = lower(traced.program, "cpu");
   return decodeOnnx(lowered.model, "export").graph;
 }
 
@@ -140,7 +137,7 @@ function standardNodes(node: OnnxNode, build: Builder): void {
 
 /**
  * The exported graph, with every weight an input of float32 named by its path in the model.
- * @throws UnsupportedError for a model whose graph cannot have an open length.
+ * @throws UnsupportedError for a model whose graph holds a loop.
  */
 export function languageModelGraph(model: LanguageModel): OnnxGraph {
   const { nLayers, nKvHeads, headDim, vocabSize } = model.sizes;

@@ -125,6 +125,20 @@ describe("parseJson", () => {
     expect(seen).toEqual(["1", "1.0", "-0", "1e3", "99999999999999999999"]);
   });
 
+  it("takes the bare word Infinity where a caller says what it stands for", () => {
+    const infinity = { it: "is" };
+    expect(parseJson("[0, Infinity]", "f.json", { infinity })).toEqual([0, infinity]);
+    expect(refusal("[Infinit]", { infinity }).message).toBe(
+      'f.json: invalid JSON at byte 1: a value is needed, got "Infinit]".',
+    );
+    for (const text of ["[-Infinity]", "[NaN]"]) {
+      expect(refusal(text, { infinity }).message).toContain("needed, got");
+    }
+    expect(refusal("[Infinity]").message).toBe(
+      'f.json: invalid JSON at byte 1: a value is needed, got "I".',
+    );
+  });
+
   it("joins escaped surrogate pairs", () => {
     expect(parseJson('"\\ud83d\\ude00\\u0041\\/"', "f.json")).toBe("😀A/");
   });

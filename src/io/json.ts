@@ -21,6 +21,11 @@ export interface JsonOptions {
   readonly maxValues?: number;
   /** Makes the value of a number from its text, for callers to whom 1 and 1.0 differ. */
   readonly number?: (text: string) => JsonValue;
+  /**
+   * What the bare word Infinity stands for, which Python's json writes and which is no JSON; default:
+   * it is refused.
+   */
+  readonly infinity?: JsonValue;
   /** Added to the details of every error. */
   readonly details?: Readonly<Record<string, unknown>>;
 }
@@ -50,6 +55,7 @@ class JsonParser {
   readonly #maxDepth: number;
   readonly #maxValues: number;
   readonly #toNumber: ((text: string) => JsonValue) | undefined;
+  readonly #infinity: JsonValue | undefined;
   readonly #details: Readonly<Record<string, unknown>>;
   #at = 0;
   #values = 0;
@@ -60,6 +66,7 @@ class JsonParser {
     this.#maxDepth = options.maxDepth ?? 64;
     this.#maxValues = options.maxValues ?? 1e7;
     this.#toNumber = options.number;
+    this.#infinity = options.infinity;
     this.#details = options.details ?? {};
   }
 
@@ -108,6 +115,9 @@ class JsonParser {
     if (code === 0x74) return this.#word("true", true);
     if (code === 0x66) return this.#word("false", false);
     if (code === 0x6e) return this.#word("null", null);
+    if (code === 0x49 && this.#infinity !== undefined) {
+      return this.#word("Infinity", this.#infinity);
+    }
     throw this.#error(`a value is needed, ${this.#here()}`);
   }
 

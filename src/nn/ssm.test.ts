@@ -237,7 +237,7 @@ describe.each([
       const take = (tensor: Tensor): Tensor => {
         const size = tensor.size / 2;
         const picked = Array.from({ length: rows }, (_unused, i) => i % 2).flatMap((row) =>
-          Array.from(tensor.numbers().slice(row * size, (row + 1) * size)),
+          Array.from(tensor.numbers()).slice(row * size, (row + 1) * size),
         );
         return Tensor.from(picked, [rows, ...tensor.shape.slice(1)], tensor.dtype);
       };

@@ -18,14 +18,14 @@ const sampledSteps = 48;
 /** Shapes rehearsed, from the smallest to the largest. */
 const rehearsedShapes = 5;
 /** Sessions that a training keeps loaded, and the bytes that they may take. */
-const keptSessions = 16;
-const keptBytes = 2e9;
+export const keptSessions = 16;
+export const keptBytes = 2e9;
 /**
  * What a session holds beside the memory that its graph needs: the engine's allocator keeps freed
  * blocks of other sizes, and the nodes take some. Measured on models of 5 and 124 million parameters.
  */
-const sessionFactor = 1.3;
-const sessionBytes = 6e6;
+export const sessionFactor = 1.3;
+export const sessionBytes = 6e6;
 
 /** One shape of batches in the plan. */
 interface Shape {
@@ -88,7 +88,10 @@ async function planOf(tuner: Finetuner): Promise<Plan> {
 }
 
 /** Parameters, gradients, optimiser state and what is added up, in float32. */
-function trainedBytes(trainee: Trainee<Module>, options: FinetuneOptions): number {
+export function trainedBytes(
+  trainee: Trainee<Module>,
+  options: Pick<FinetuneOptions, "optimizer" | "accumulate">,
+): number {
   const groups = groupsOf(trainee, 0.01, (weightDecay) =>
     optimizerByName(options.optimizer ?? "adamw", { weightDecay }),
   );

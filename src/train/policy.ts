@@ -8,8 +8,6 @@
  * that a run which was saved and loaded again goes on with the same bits.
  */
 import type { Backend } from "../backend/backend.ts";
-import type { Question } from "../data/encode.ts";
-import type { Example } from "../data/example.ts";
 import type { ExampleSet } from "../data/set.ts";
 import { OptionError, StateError } from "../errors.ts";
 import { Decoder } from "../infer/decoder.ts";
@@ -27,16 +25,14 @@ import {
 import { HookRunner, phasedSchedule, withOwnBuffers } from "./hooks.ts";
 import type { Inspected, PolicyMethod, ScoredAnswer } from "./objectives/policies.ts";
 import type { Rollout } from "./objectives/rollout.ts";
+import { joined, type PolicyPrompt } from "./policy-prompts.ts";
 import type { Trainee } from "./program.ts";
 import type { Reward } from "./rewards.ts";
 import { packRollouts, unpackRollouts } from "./rollout-state.ts";
 import { makeStepper, type StepPart, type Stepper } from "./stepper.ts";
 import { groupsOf, ownWeights, withObjective } from "./trainee.ts";
 
-/** What is asked, what is expected, and the whole as an example where the data has an answer. */
-export interface PolicyPrompt extends Question {
-  readonly example?: Example;
-}
+export { type PolicyPrompt, promptSet } from "./policy-prompts.ts";
 
 export interface PolicyOptions {
   readonly method: PolicyMethod;
@@ -380,6 +376,17 @@ export class PolicyTrainer {
     };
   }
 
+  /** Answers of a rollout as the parts of a step on it, for estimates: on a training without steps of its own. */
+  async partsAt(rollout: number): Promise<readonly StepPart[]> {
+    const held = await this.#roll(rollout, this.#options.signal);
+    return held ? this.#parts(held.rollouts, 0) : [];
+  }
+
+  /** Runs a step's parts without a change to the parameters, for timing; moments do change. */
+  async rehearse(parts: readonly StepPart[]): Promise<void> {
+    await this.#stepper.step(parts, 0);
+  }
+
   /** Trained parameters now, an objective's own included; they change with the next step: copy to keep. */
   params(): Promise<TensorRecord> {
     return this.#stepper.params();
@@ -445,33 +452,12 @@ export class PolicyTrainer {
   }
 }
 
-/** Prompt and answer as one example; the answer carries loss. */
-function joined(prompt: Int32Array, answer: Int32Array): Example {
-  const ids = new Int32Array(prompt.length + answer.length);
-  ids.set(prompt);
-  ids.set(answer, prompt.length);
-  return { ids, mask: Uint8Array.from(ids, (_, i) => (i >= prompt.length ? 1 : 0)) };
-}
-
 function summary(answers: readonly ScoredAnswer[], method: PolicyMethod): Record<string, number> {
   const mean = (of: (answer: ScoredAnswer) => number): number =>
     answers.reduce((sum, answer) => sum + of(answer), 0) / answers.length;
   const length = mean(({ example }) => example.mask.reduce((a, b) => a + b, 0));
   if (!method.usesReward) return { onPolicy: 1, answerTokens: length };
   return { reward: mean(({ reward }) => reward), answerTokens: length };
-}
-
-/** Prompts as a set, to judge by in a run. */
-export function promptSet(prompts: readonly PolicyPrompt[]): ExampleSet<PolicyPrompt> {
-  return {
-    count: prompts.length,
-    lengths: Int32Array.from(prompts, ({ ids }) => ids.length),
-    tokens: prompts.reduce((sum, { ids }) => sum + ids.length, 0),
-    lossTokens: 0,
-    dataHash: "",
-    get: async (indices) => Array.from(indices, (index) => prompts[index]!),
-    async close() {},
-  };
 }
 
 /**

@@ -7,6 +7,7 @@ import type { LanguageModel, PretrainedModel } from "../models/model.ts";
 import type { Linear } from "../nn/linear.ts";
 import type { Context, ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
 import {
+  dequantizeWeight,
   type QuantizeOptions,
   quantizedLayers,
   quantizedWeights,
@@ -15,7 +16,7 @@ import {
 import { decayGroups, type ParameterGroup } from "../optim/groups.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { Rng } from "../tensor/rng.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import type { AnyObjective } from "./objective.ts";
 import { referencePrefix, type Trainee } from "./program.ts";
 
@@ -40,6 +41,23 @@ export function traineeOf(
   adapter?: LoadedAdapter,
   options: TraineeOptions = {},
 ): Trainee {
+  return {
+    model,
+    maxLength: model.sizes.maxPositions,
+    ...partsOf(model, params, adapter, options),
+  };
+}
+
+/**
+ * What of a model's parameters is trained and what is kept, and in which form.
+ * @throws as `traineeOf`.
+ */
+export function partsOf(
+  model: PretrainedModel,
+  params: TensorRecord,
+  adapter: LoadedAdapter | undefined,
+  options: TraineeOptions = {},
+): Pick<Trainee, "frozen" | "trained" | "form"> | (AdapterParts & Pick<Trainee, "form">) {
   const { freeze = [], quantize } = options;
   if (adapter) {
     if (freeze.length > 0) {
@@ -50,19 +68,17 @@ export function traineeOf(
     const base = quantize
       ? quantizeModel(model, params, quantize)
       : { params, context: (): ContextOptions => ({}) };
-    return {
-      model,
-      maxLength: model.sizes.maxPositions,
-      form: base.context,
-      ...withAdapter(model, base.params, adapter, base.context),
-    };
+    return { form: base.context, ...withAdapter(model, base.params, adapter, base.context) };
   }
   if (quantize) {
     throw new OptionError(
       "quantize: weights of 4 or 8 bits take no gradient — train an adapter beside them.",
     );
   }
-  const isFrozen = (path: string): boolean => freeze.some((part) => names(part, path));
+  // Running statistics take no gradient.
+  const isState = new Map([...model.slots()].map(([path, { kind }]) => [path, kind === "state"]));
+  const isKept = (path: string): boolean =>
+    isState.get(path) === true || freeze.some((part) => names(part, path));
   const unused = freeze.filter((part) => !Object.keys(params).some((path) => names(part, path)));
   if (unused.length > 0) {
     throw new OptionError(
@@ -70,16 +86,11 @@ export function traineeOf(
     );
   }
   const entries = Object.entries(params);
-  const trained = Object.fromEntries(entries.filter(([path]) => !isFrozen(path)));
+  const trained = Object.fromEntries(entries.filter(([path]) => !isKept(path)));
   if (Object.keys(trained).length === 0) {
     throw new OptionError(`freeze: ${freeze.join(", ")} leave nothing to train.`);
   }
-  return {
-    model,
-    maxLength: model.sizes.maxPositions,
-    frozen: Object.fromEntries(entries.filter(([path]) => isFrozen(path))),
-    trained,
-  };
+  return { frozen: Object.fromEntries(entries.filter(([path]) => isKept(path))), trained };
 }
 
 /** What of a trainee an adapter decides. */
@@ -196,6 +207,34 @@ export function ownWeights({ frozen, objective, adapter }: Trainee): TensorRecor
   );
 }
 
+/** The weights of a model as floats, of those too that `quantizeModel` packed. */
+export function unpackedParams(model: PretrainedModel, params: TensorRecord): TensorRecord {
+  const floats: TensorRecord = { ...params };
+  for (const [path, { inFeatures, outFeatures, inputsFirst }] of model.targets) {
+    const name = `${path}.weight`;
+    const packed = params[`${name}.packed`] as Tensor<"uint8"> | undefined;
+    if (!packed) continue;
+    const scales = params[`${name}.scales`] as Tensor<"float32">;
+    const blockSize = inFeatures / scales.shape[1]!;
+    const bits = ((packed.shape[2]! * 8) / blockSize) as 4 | 8;
+    const attrs = { bits, blockSize, inFeatures, outFeatures };
+    const rows = dequantizeWeight({ packed, scales, attrs });
+    delete floats[`${name}.packed`];
+    delete floats[`${name}.scales`];
+    floats[name] = inputsFirst
+      ? new Tensor(
+          "float32",
+          [inFeatures, outFeatures],
+          Float32Array.from(
+            rows,
+            (_, i) => rows[(i % outFeatures) * inFeatures + Math.floor(i / outFeatures)]!,
+          ),
+        )
+      : new Tensor("float32", [outFeatures, inFeatures], rows);
+  }
+  return floats;
+}
+
 /** Whether whole words of a path are those of `part`: `layers.1` names `layers.1.mlp` and not `layers.10`. */
 function names(part: string, path: string): boolean {
   return `.${path}.`.includes(`.${part}.`);
@@ -236,7 +275,7 @@ export function quantizedAsRead(options: QuantizeOptions): NonNullable<LoadModel
  * @param params floats, or what was kept of them by `quantizedAsRead`
  */
 export function quantizeModel(
-  model: LanguageModel,
+  model: PretrainedModel,
   params: TensorRecord,
   options: QuantizeOptions = {},
 ): QuantizedModel {

@@ -14,17 +14,23 @@
  * that is saved whole: `rewardAdapter` writes the folder's configuration (task SEQ_CLS, modules_to_save
  * ["score"]), which loads on `AutoModelForSequenceClassification` with one label.
  */
-import type { Adapter } from "../../adapters/adapter.ts";
+import type { Adapter, AnyAdapterKind, LoadedAdapter } from "../../adapters/adapter.ts";
+import { loadAdapter } from "../../adapters/peft.ts";
 import type { Example } from "../../data/example.ts";
 import type { Preference } from "../../data/set.ts";
+import { FormatError } from "../../errors.ts";
+import type { Files } from "../../host/host.ts";
 import { add, mul, square, stopGradient, sub } from "../../ir/elementwise.ts";
 import type { Value } from "../../ir/graph.ts";
 import { gather } from "../../ir/indexing.ts";
 import { reshape } from "../../ir/layout.ts";
 import { dot } from "../../ir/linear.ts";
-import type { LanguageModel } from "../../models/model.ts";
+import type { LoadedModel } from "../../models/folder.ts";
+import { headedModel } from "../../models/headed.ts";
+import type { Headed } from "../../models/heads.ts";
+import type { EncoderModel, LanguageModel } from "../../models/model.ts";
 import type { TensorRecord, ValueRecord } from "../../nn/module.ts";
-import type { Rng } from "../../tensor/rng.ts";
+import { Rng } from "../../tensor/rng.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { type BatchShape, roundUp } from "../batches.ts";
 import type { Batch, Scene } from "../objective.ts";
@@ -142,6 +148,43 @@ export function rewardAdapter(adapter: Adapter, dModel: number): Adapter {
   return {
     ...adapter,
     init: (rng) => ({ ...adapter.init(rng), ...scoreHead(dModel, rng) }),
-    config: () => ({ ...adapter.config(), task_type: "SEQ_CLS", modules_to_save: ["score"] }),
+    config: (numbers) => ({
+      ...adapter.config(numbers),
+      task_type: "SEQ_CLS",
+      modules_to_save: ["score"],
+    }),
   };
+}
+
+/** A reward model as it is used: a model of texts whose head gives one number. */
+export interface RewardModel extends Headed<EncoderModel> {
+  /** With the head's numbers. */
+  readonly adapter: LoadedAdapter;
+}
+
+/**
+ * Reads the folder of an adapter that was trained with `rewardAdapter`. PEFT reads it on
+ * `AutoModelForSequenceClassification` with one label, and this reads what PEFT wrote there.
+ * @param base the language model that it was trained beside
+ * @param kinds adapters that may be read; default LoRA alone
+ * @throws FormatError when the folder holds no such adapter.
+ */
+export async function loadRewardModel(
+  files: Files,
+  path: string,
+  base: Pick<LoadedModel, "model" | "params">,
+  kinds?: readonly AnyAdapterKind[],
+): Promise<RewardModel> {
+  const rng = new Rng(0);
+  const head = {
+    task: "sequence-classification",
+    labels: ["reward"],
+    problem: "regression",
+  } as const;
+  const headed = headedModel(base.model, base.params, head, rng);
+  const adapter = await loadAdapter(files, path, headed.model, kinds);
+  if (adapter.params[scorePath]) return { ...headed, adapter };
+  throw new FormatError(
+    `${path}: the adapter has no head "score", so it gives no rewards — train it with --objective reward.`,
+  );
 }

@@ -24,7 +24,7 @@ import type { Rng } from "../../tensor/rng.ts";
 import { scoreExamples } from "../finetune.ts";
 import type { AnyObjective } from "../objective.ts";
 import type { Trainee } from "../program.ts";
-import { withAdapter } from "../trainee.ts";
+import { partsOf, type TraineeOptions, unpackedParams } from "../trainee.ts";
 
 export interface TaskOptions extends ReadTaskOptions, SplitOptions {
   /** A file to judge by; without it a share of the data is held out by hash. */
@@ -51,6 +51,10 @@ export interface TaskOptions extends ReadTaskOptions, SplitOptions {
   readonly sentence?: SentenceConfig;
   /** Most answers written when a seq2seq model is measured; default 200. */
   readonly answerLimit?: number;
+  /** Of seq2seq: how answers are searched for when the model is measured; default 1 beam. */
+  readonly numBeams?: number;
+  /** Of seq2seq, with beams; default 1. */
+  readonly lengthPenalty?: number;
   /** Of image-classification: the model's folder, which says how it wants its pictures. */
   readonly folder?: string;
   /** Of image-classification: random changes in training; default parts and mirroring. */
@@ -176,12 +180,21 @@ export async function lossOf(
 }
 
 /** A trainee's weights as a model and an adapter beside it, for running. */
-export function weightsOf({ adapter, frozen, trained }: Trainee<Module>): {
+export function weightsOf({ model, adapter, frozen, trained }: Trainee<Module>): {
   readonly params: TensorRecord;
-  readonly adapter?: { readonly adapter: Adapter; readonly params: TensorRecord };
+  readonly adapter?: LoadedAdapter;
 } {
-  if (adapter) return { params: frozen, adapter: { adapter, params: trained } };
-  return { params: { ...frozen, ...trained } };
+  if (!adapter) return { params: { ...frozen, ...trained } };
+  const buffers = Object.fromEntries(
+    Object.keys(adapter.initBuffers?.() ?? {}).flatMap((name) =>
+      // A folder may hold fewer of them than a training changes.
+      Object.hasOwn(frozen, name) ? [[name, frozen[name]!]] : [],
+    ),
+  );
+  return {
+    params: unpackedParams(model as PretrainedModel, frozen),
+    adapter: { adapter, params: trained, buffers },
+  };
 }
 
 /** The adapter with the task's own modules beside it. */
@@ -196,27 +209,18 @@ export function taskAdapter(task: OpenedTask, adapter: Adapter): Adapter {
 /**
  * What a task trains: an adapter and the task's modules, or all parameters.
  * @param adapter by `taskAdapter`
+ * @throws OptionError as `traineeOf`.
  */
-export function taskTrainee(task: OpenedTask, adapter?: LoadedAdapter): Trainee<Module> {
+export function taskTrainee(
+  task: OpenedTask,
+  adapter?: LoadedAdapter,
+  options: TraineeOptions = {},
+): Trainee<Module> {
   const { model, params, objective } = task;
-  const common = {
+  return {
     model,
     objective,
     ...("maxPositions" in model.sizes && { maxLength: model.sizes.maxPositions }),
-  };
-  if (!adapter) {
-    // Running statistics take no gradient.
-    const isState = new Map([...model.slots()].map(([path, { kind }]) => [path, kind === "state"]));
-    const entries = Object.entries(params);
-    return {
-      ...common,
-      frozen: Object.fromEntries(entries.filter(([path]) => isState.get(path))),
-      trained: Object.fromEntries(entries.filter(([path]) => !isState.get(path))),
-    };
-  }
-  return {
-    ...common,
-    form: () => ({}),
-    ...withAdapter(model, params, adapter),
+    ...partsOf(model, params, adapter, options),
   };
 }

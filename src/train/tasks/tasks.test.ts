@@ -12,6 +12,7 @@ import { loadAnyModel } from "../../models/folder.ts";
 import type { EncoderModel } from "../../models/model.ts";
 import { Rng } from "../../tensor/rng.ts";
 import { finetune } from "../finetune.ts";
+import { unpackedParams } from "../trainee.ts";
 import {
   maskedLmKind,
   sequenceClassificationKind,
@@ -138,9 +139,63 @@ describe.each([
     });
     expect(again.params).toEqual(params);
   });
+
+  test("trains and is judged beside a base of 8 bits as beside the floats that it stands for", async () => {
+    const task = await opened(name);
+    const adapter = taskAdapter(task, lora(task.model, { rank: 4, targetModules: "all-linear" }));
+    const start = adapter.init(new Rng(2));
+    const packed = taskTrainee(task, { adapter, params: start }, { quantize: { bits: 8 } });
+    const [path] = [...task.model.targets.keys()];
+    expect(packed.frozen[`${path}.weight`]).toBeUndefined();
+    expect(packed.frozen[`${path}.weight.packed`]!.dtype).toBe("uint8");
+    const floats = unpackedParams(task.model, packed.frozen);
+    expect(floats[`${path}.weight`]!.shape).toEqual(task.params[`${path}.weight`]!.shape);
+    const plain = taskTrainee({ ...task, params: floats }, { adapter, params: start });
+    const backend = await parityBackend();
+    const how = { steps: 3, batchSize: 8, learningRate: 1e-2, schedule: "constant" } as const;
+    const runs = [packed, plain].map(async (trainee) => {
+      const { params, losses } = await finetune(trainee, task.train, backend, how);
+      return { losses, scores: await task.measure({ ...trainee, trained: params }, backend) };
+    });
+    const [ours, theirs] = await Promise.all(runs);
+    expect(ours!.losses[0]!).toBeCloseTo(theirs!.losses[0]!, 5);
+    // AdamW turns the noise of tiny gradients into whole steps.
+    for (const [i, loss] of ours!.losses.entries()) expect(loss).toBeCloseTo(theirs!.losses[i]!, 2);
+    expect(ours!.scores["loss"]).toBeCloseTo(theirs!.scores["loss"]!, 2);
+  });
+
+  test("leaves parameters as they are that are to be frozen", async () => {
+    const task = await opened(name);
+    const parts = name === "seq2seq" ? ["encoder", "shared"] : ["embeddings", "layer.0"];
+    const { trained, frozen } = taskTrainee(task, undefined, { freeze: parts });
+    for (const path of Object.keys(task.params)) {
+      const isFrozen = parts.some((part) => `.${path}.`.includes(`.${part}.`));
+      expect(path in frozen, path).toBe(isFrozen);
+      expect(path in trained, path).toBe(!isFrozen);
+    }
+    expect(() => taskTrainee(task, undefined, { freeze: ["nothing"] })).toThrow(
+      'freeze: "nothing" is part of no parameter\'s path',
+    );
+  });
 });
 
 describe("tasks", () => {
+  test("searches for answers with beams where they are asked for", async () => {
+    const greedy = await opened("seq2seq");
+    const beams = await opened("seq2seq", { numBeams: 3, lengthPenalty: 0.5 });
+    expect(greedy.about).toBe("answers are written greedily to be measured");
+    expect(beams.about).toBe("answers are searched for with 3 beams to be measured");
+    const backend = await parityBackend();
+    const { params } = await finetune(taskTrainee(greedy), greedy.train, backend, {
+      ...{ steps: 40, batchSize: 8, learningRate: 2e-3, seed: 1 },
+    });
+    const trainee = { ...taskTrainee(greedy), trained: params };
+    const [a, b] = [await greedy.measure(trainee, backend), await beams.measure(trainee, backend)];
+    expect(b["loss"]).toBe(a["loss"]);
+    expect(b["chrF"]).toBeGreaterThan(0);
+    expect(b["chrF"]).not.toBe(a["chrF"]);
+  });
+
   test("classify by the last token on a causal language model", async () => {
     const kind = kinds.find((one) => one.name === "sequence-classification")!;
     const { Llama } = await import("../../models/llama.ts");

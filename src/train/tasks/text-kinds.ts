@@ -15,6 +15,7 @@ import {
 } from "../../data/tasks.ts";
 import { textFrame } from "../../data/text-frame.ts";
 import { OptionError } from "../../errors.ts";
+import type { BeamOptions } from "../../infer/beam.ts";
 import { asEncoder } from "../../infer/embed.ts";
 import { EncoderRunner } from "../../infer/encoder-run.ts";
 import { chrf } from "../../infer/metrics/chrf.ts";
@@ -234,6 +235,11 @@ export const seq2seqKind: TaskKind = {
       }));
     const heldOutSet = set(heldOut);
     const asked = sides.heldOut.slice(0, options.answerLimit ?? 200);
+    const { numBeams, lengthPenalty } = options;
+    const beams: BeamOptions = {
+      ...(numBeams !== undefined && { numBeams }),
+      ...(lengthPenalty !== undefined && { lengthPenalty }),
+    };
     return {
       model,
       params: loaded.params,
@@ -245,7 +251,10 @@ export const seq2seqKind: TaskKind = {
       train: set(train),
       heldOut: heldOutSet,
       cut: [...train, ...heldOut].filter(({ isCut }) => isCut).length,
-      about: "answers are written greedily to be measured",
+      about:
+        beams.numBeams === undefined
+          ? "answers are written greedily to be measured"
+          : `answers are searched for with ${beams.numBeams} beams to be measured`,
       files: {},
       measure: async (trainee, backend, how = {}) => {
         const { loss, accuracy } = await lossOf(trainee, heldOutSet, backend, how);
@@ -260,7 +269,7 @@ export const seq2seqKind: TaskKind = {
             const made = await decoder.generate(
               part.map(({ source }) => source),
               // A good answer is hardly twice as long as the longest that is wanted.
-              { maxNewTokens: 2 * longest, ...(signal && { signal }) },
+              { maxNewTokens: 2 * longest, ...beams, ...(signal && { signal }) },
             );
             answers.push(
               ...made.map(({ tokens }) => tokenizer.decode(tokens, { skipSpecial: true })),
