@@ -20,7 +20,10 @@ export function loraLayers(
     wanted === "all-linear"
       ? [...model.targets]
       : [...model.modules()].filter(([path]) => wanted.some((name) => isNamed(model, path, name)));
-  const found = all.filter((entry): entry is readonly [string, LoraBase] => isLoraBase(entry[1]));
+  const found = all.filter(
+    (entry): entry is readonly [string, LoraBase] =>
+      isLoraBase(entry[1]) && !model.untargeted?.test(entry[0]),
+  );
   const kept = found.filter(([path]) => !isLeftOut(path));
   if (kept.length > 0) return new Map(kept);
   if (found.length > 0) {

@@ -2,6 +2,7 @@
 import type { Value } from "../ir/graph.ts";
 import type { Context, Linear, Module, Slot } from "../nn/index.ts";
 import type { StaticShape } from "../tensor/shape.ts";
+import type { BlockSites } from "./blocks.ts";
 import type { PeftPaths } from "./peft-paths.ts";
 
 /** Past keys and values of one layer: (B, Hkv, P, D) each. */
@@ -76,8 +77,12 @@ export interface PretrainedModel extends Module {
    * name; they are skipped. Default: none.
    */
   readonly ignored?: RegExp;
+  /** Layers that no adapter may sit on, by path, as the model reads their weight elsewhere; default none. */
+  readonly untargeted?: RegExp;
   /** Where adapter files of PEFT have other paths than this model; default: they have the same. */
   readonly peftPaths?: PeftPaths;
+  /** Its blocks in order, where adapters stand in whole places of them; none where it has no such blocks. */
+  readonly blocks?: readonly BlockSites[];
 }
 
 /** A causal language model. */
@@ -91,6 +96,8 @@ export interface LanguageModel extends PretrainedModel {
   readonly sizes: LanguageModelSizes;
   /** The token embedding, (V, D). */
   readonly embedding: Slot;
+  /** Factor on what the token embedding gives; default 1. */
+  readonly embeddingScale?: number;
   /**
    * Sequences longer than this turn positions by other angles than shorter ones (LongRoPE), so that keys
    * kept of a shorter one are void. Default: none.

@@ -85,6 +85,7 @@ export class StateSpaceModel
   readonly sizes: LanguageModelSizes;
   readonly config: Readonly<Record<string, unknown>>;
   readonly targets: ReadonlyMap<string, Linear>;
+  readonly untargeted: RegExp = /\.(dt|out)_proj$|\.conv1d$/;
   readonly tied: Readonly<Record<string, string>>;
   readonly defaultTargets: readonly string[];
   readonly stateShapes: Readonly<Record<string, StaticShape>>;
@@ -99,7 +100,7 @@ export class StateSpaceModel
     this.backbone = this.child("backbone", new Backbone(options));
     // transformers reads the weight of dt_proj past its layer, so that an adapter would do nothing there;
     // and PEFT refuses LoRA on out_proj, since Mamba's kernels read its weight themselves.
-    this.targets = new Map([...linearsOf(this)].filter(([path]) => !/\.(dt|out)_proj$/.test(path)));
+    this.targets = new Map([...linearsOf(this)].filter(([path]) => !this.untargeted.test(path)));
     this.lm_head = tieEmbeddings
       ? undefined
       : this.child("lm_head", new Linear(sizes.dModel, sizes.vocabSize, { bias: false }));

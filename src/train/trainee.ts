@@ -4,6 +4,7 @@ import type { LoadedAdapter } from "../adapters/adapter.ts";
 import { OptionError } from "../errors.ts";
 import type { LoadModelOptions } from "../models/folder.ts";
 import type { LanguageModel, PretrainedModel } from "../models/model.ts";
+import { peftName } from "../models/peft-paths.ts";
 import type { Linear } from "../nn/linear.ts";
 import type { Context, ContextOptions, Module, TensorRecord, ValueRecord } from "../nn/module.ts";
 import {
@@ -65,8 +66,11 @@ export function partsOf(
         `freeze: an adapter leaves the whole model as it is — leave out ${freeze.join(", ")}, or train without an adapter.`,
       );
     }
+    // A layer that is trained whole beside the adapter is read as it is trained.
+    const isTrained = (path: string): boolean =>
+      Object.hasOwn(adapter.params, peftName(model, `${path}.weight`));
     const base = quantize
-      ? quantizeModel(model, params, quantize)
+      ? quantizeModel(model, params, quantize, isTrained)
       : { params, context: (): ContextOptions => ({}) };
     return { form: base.context, ...withAdapter(model, base.params, adapter, base.context) };
   }
@@ -273,14 +277,17 @@ export function quantizedAsRead(options: QuantizeOptions): NonNullable<LoadModel
 /**
  * Quantises every linear layer of the blocks; embeddings, norms and the head stay float32.
  * @param params floats, or what was kept of them by `quantizedAsRead`
+ * @param staysFloat layers, by path, that are left as they are; default none
  */
 export function quantizeModel(
   model: PretrainedModel,
   params: TensorRecord,
   options: QuantizeOptions = {},
+  staysFloat: (path: string) => boolean = () => false,
 ): QuantizedModel {
   const kept: TensorRecord = { ...params };
-  const layers = [...model.targets].map(([path, layer]) => {
+  const targets = [...model.targets].filter(([path]) => !staysFloat(path));
+  const layers = targets.map(([path, layer]) => {
     const name = `${path}.weight`;
     const weight = params[name];
     if (weight) {
