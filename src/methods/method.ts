@@ -131,6 +131,8 @@ export interface InitialiserRole<O> {
   readonly readsData: boolean;
   /** Needs the base's weights as floats: 4 or 8 bits do not do. Default false. */
   readonly readsWeights?: boolean;
+  /** Finds a base in 4 or 8 bits itself, from its weights as floats: needs such bits. Default false. */
+  readonly choosesBits?: boolean;
   initialise(
     scene: PrepareScene,
     lora: LoraOptions,
@@ -148,6 +150,11 @@ export interface Initialised {
    * one of twice the rank on the base as it was. Default false.
    */
   readonly isTakenFromBase?: boolean;
+  /**
+   * Of one that chooses the base's bits: weights in place of the base's, floats that quantise to themselves.
+   * The trained adapter is then kept near, not exactly, as it was trained. Default: none.
+   */
+  readonly quantized?: TensorRecord;
   /** What is told of it: ranks, explained variance, batches used. */
   readonly report: Readonly<Record<string, unknown>>;
 }
@@ -258,15 +265,18 @@ export interface Method<O extends object = NoOptions> {
   readonly plannedRoles?: readonly PlannedRole[];
   /** As an adapter or initialiser: the model gives other numbers before the first step already. Default false. */
   readonly isChangedAtFirst?: boolean;
+  /** Of an adapter: the option by which the number of trained parameters is set; default none. */
+  readonly sizedBy?: keyof O & string;
   /** Options for a run on a tiny model, where the defaults are too large for one. */
   readonly tiny?: Partial<O>;
 }
 
 /** A method whose options are settled elsewhere. */
-export interface AnyMethod extends Omit<Method<never>, "options" | "roles" | "tiny"> {
+export interface AnyMethod extends Omit<Method<never>, "options" | "roles" | "tiny" | "sizedBy"> {
   readonly options: Readonly<Record<string, OptionSpec>>;
   // biome-ignore lint/suspicious/noExplicitAny: options are read by their description.
   readonly roles: Roles<any>;
+  readonly sizedBy?: string;
   readonly tiny?: Readonly<Record<string, unknown>>;
 }
 

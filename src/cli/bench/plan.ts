@@ -295,7 +295,7 @@ export const contests: readonly Contest[] = [
 ];
 
 /** Groups that are not contests of two processes. */
-export const ownGroups = ["products", "startup", "memory"] as const;
+export const ownGroups = ["products", "startup", "memory", "adapters"] as const;
 
 export const groups: readonly string[] = [
   ...new Set([...contests.map(({ group }) => group), ...ownGroups]),

@@ -1,4 +1,5 @@
 /** All that was asked for, one after another. */
+import { runAdapters } from "./adapters.ts";
 import { type ContestOptions, type Place, runContest } from "./contest.ts";
 import { runMemory, runProducts, runStartup } from "./own.ts";
 import { type Contest, contestsOf } from "./plan.ts";
@@ -34,6 +35,8 @@ export async function runAll(
     if (outcome.version) peers.add(outcome.version);
   }
   const isAsked = (name: string): boolean => !options.contests && (group ?? name) === name;
+  // Minutes for each adapter: only when asked for.
+  if (group === "adapters") results.push(...(await runAdapters(place, options)));
   if (isAsked("products")) results.push(await runProducts(place, options));
   if (isAsked("startup")) {
     results.push(...(await runStartup(programs.main, programs.library, options)));

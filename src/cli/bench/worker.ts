@@ -5,6 +5,7 @@
  */
 import { OptionError } from "../../index.ts";
 import { serve, type Work } from "./serve.ts";
+import { adapterStep } from "./works/adapters.ts";
 import { decode } from "./works/decode.ts";
 import { gptAdamW, gptForwardBackward, loraJoined, loraQueryValue } from "./works/gpt.ts";
 import { products } from "./works/products.ts";
@@ -34,6 +35,7 @@ const works: Readonly<Record<string, (threads: number, weights: string) => Promi
   "smollm2-decode-8bit": realDecode8,
   "smollm2-decode-4bit": realDecode4,
   "smollm2-decode-4bit-int8": realDecode4Rounded,
+  adapter: adapterStep,
   shapes,
 };
 

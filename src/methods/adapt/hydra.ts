@@ -399,5 +399,6 @@ export const hydra: Method<HydraOptions> = defineMethod({
   },
   implementation: "faithful",
   options,
+  sizedBy: "rank",
   roles: { adapter: hydraKind },
 });
