@@ -48,6 +48,8 @@ export interface PrepareScene {
   /** The base's parameters by path. */
   readonly base: Readonly<TensorRecord>;
   readonly rng: Rng;
+  /** Bits in which the base's linear layers are going to be kept; default: they stay floats. */
+  readonly bits?: 4 | 8 | undefined;
   /**
    * Inputs of linear layers on the training data, batch after batch, from the start at each call: rows of
    * tokens that count (padding left out), (N, in) by the layer's path.
@@ -102,10 +104,14 @@ export interface Adapter {
   prepare?(scene: PrepareScene): Promise<AdapterNumbers>;
   /** What the forward pass does with the values of parameters and buffers. */
   context(values: ValueRecord): ContextOptions;
+  /** Positions that `past` takes before every sequence, P; default 0. */
+  readonly virtualTokens?: number;
   /** Keys and values of each layer that stand before every sequence: (1, Hkv, P, D) each. */
   past?(values: ValueRecord, model: PretrainedModel, context: Context): readonly LayerPast[];
   /** A scalar that is added to the mean loss of a batch, after its forward pass. */
   penalty?(values: ValueRecord, context: Context): Value;
+  /** Highest learning rate where none is given; default the objective's, or 2e-3. */
+  readonly learningRate?: number;
   /** How many times the learning rate a parameter takes; default 1 for all. */
   learningRateScale?(name: string): number;
   /** Base weights with the adapter written in; only those it changes. */

@@ -122,7 +122,9 @@ export async function openJob(
   const opened = await openModel(
     host,
     options["model"] as string,
-    bits !== undefined ? { keep: quantizedAsRead({ bits }) } : {},
+    bits !== undefined && !methods.initialiser?.role.choosesBits
+      ? { keep: quantizedAsRead({ bits }) }
+      : {},
   );
   const { model, tokenizer } = opened;
   const { maxPositions } = model.sizes;
@@ -170,7 +172,9 @@ export async function openJob(
   const openedAdapter = await openAdapter(host, methods, scene, {
     dress: (adapter) => adaptedBy(objective, adapter, model),
     bits,
+    floats: opened.params,
     start: run && (await loadStart(host, run)),
+    from: options["from-adapter"] as string | undefined,
   });
   const adapter = openedAdapter?.adapter;
   const freeze = (options["freeze"] as readonly string[] | undefined) ?? [];

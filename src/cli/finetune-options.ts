@@ -64,6 +64,11 @@ const method: OptionTable = {
     default: "lora",
     about: `what is trained beside the frozen model: ${idsOf("adapter")}; with options of its own as lora:rank=4,alpha=8`,
   },
+  "from-adapter": {
+    type: "string",
+    value: "folder",
+    about: "train an adapter further that is there: its kind and its numbers",
+  },
   init: {
     type: "string",
     value: "method",

@@ -201,7 +201,9 @@ export async function finetuneTask(
   const adapter = await openAdapter(host, chooseForTask(options), scene, {
     dress: (plain) => taskAdapter(task, plain),
     bits,
+    floats: task.params,
     start: begun.run && (await loadStart(host, begun.run)),
+    from: options["from-adapter"] as string | undefined,
   });
   const own = adapter?.base ? { ...task, params: adapter.base } : task;
   const trainee = taskTrainee(own, adapter, {

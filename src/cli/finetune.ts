@@ -37,6 +37,12 @@ async function begin({
   options,
   given,
 }: CommandContext): Promise<{ folder: string; run: Run | undefined; options: OptionValues }> {
+  const from = given.has("from-adapter");
+  if (from && (given.has("adapter") || options["full"] === true)) {
+    throw new OptionError(
+      `finetune: --from-adapter says what is trained — leave ${given.has("adapter") ? "--adapter" : "--full"} out.`,
+    );
+  }
   if (given.has("adapter") && options["full"] === true) {
     throw new OptionError(
       "finetune: --adapter trains an adapter and --full all parameters — leave one of them out.",

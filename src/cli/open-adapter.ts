@@ -35,6 +35,8 @@ export interface OpenedAdapter {
   readonly buffers: TensorRecord;
   /** The base beside which it is trained, where that is not the model as it is. */
   readonly base: TensorRecord | undefined;
+  /** What is kept does on the base as it was exactly what was trained beside `base`. */
+  readonly isKeptExactly: boolean;
   /** What the initialiser tells. */
   readonly report: Readonly<Record<string, unknown>> | undefined;
   /** What a run must keep to begin with the same numbers again; none where the seed gives them. */
@@ -86,8 +88,8 @@ export async function loadStart(host: Host, run: Run): Promise<AdapterStart | un
 /**
  * Binds the chosen adapter and gives it its first numbers.
  * @param scene the model and its data
- * @param options `dress` adds what is trained and kept beside it, as a head; `bits` of a quantised base;
- * `start` is what an earlier start of the same run kept
+ * @param options `dress` adds what is trained and kept beside it, as a head; `bits` of a quantised base, and
+ * `floats` that it was made of; `start` is what an earlier start of the same run kept
  * @throws OptionError for methods that do not go together.
  */
 export async function openAdapter(
@@ -96,15 +98,38 @@ export async function openAdapter(
   scene: PrepareScene,
   options: {
     readonly dress?: (adapter: Adapter) => Adapter;
-    readonly bits?: number | undefined;
+    readonly bits?: 4 | 8 | undefined;
+    readonly floats?: TensorRecord;
     readonly start?: AdapterStart | undefined;
+    /** A folder whose adapter is trained on. */
+    readonly from?: string | undefined;
   } = {},
 ): Promise<OpenedAdapter | undefined> {
   if (!choice) return undefined;
-  const { dress = (adapter) => adapter, bits, start: known } = options;
+  const { dress = (adapter) => adapter, bits, floats = scene.base, start: known, from } = options;
   const model = scene.model;
   const load = (path: string) => loadAdapter(host.files, path, model);
   const bind = async (own: object): Promise<Adapter> => choice.role.bind(model, own, { load });
+  if (from !== undefined) {
+    if (initialiser) {
+      throw new OptionError(
+        `finetune: --from-adapter begins with an adapter's numbers and --init ${initialiser.method.id} with others — leave one of them out.`,
+      );
+    }
+    const earlier = await load(from);
+    const { params, buffers = {} } = known ?? earlier;
+    return {
+      adapter: earlier.adapter,
+      params,
+      buffers,
+      base: undefined,
+      isKeptExactly: true,
+      report: undefined,
+      // The folder may be another one when the run goes on.
+      start: { params, buffers, lora: undefined, isTakenFromBase: false, report: {} },
+      kept: (trained) => ({ adapter: earlier.adapter, numbers: trained }),
+    };
+  }
   if (!initialiser) {
     const adapter = dress(await bind(choice.options));
     const numbers = known ?? (await firstNumbers(adapter, scene));
@@ -113,6 +138,7 @@ export async function openAdapter(
       params: numbers.params,
       buffers: numbers.buffers,
       base: undefined,
+      isKeptExactly: true,
       report: undefined,
       start: adapter.prepare && {
         ...numbers,
@@ -129,12 +155,22 @@ export async function openAdapter(
       `finetune: --init ${id} takes its numbers from the base's weights, which --load-in-${bits}bit keeps in ${bits} bits — leave one of them out.`,
     );
   if (bits !== undefined && initialiser.role.readsWeights) throw refuse();
+  const { choosesBits = false } = initialiser.role;
+  if (choosesBits && bits === undefined) {
+    throw new OptionError(
+      `finetune: --init ${id} finds a base in 4 or 8 bits together with LoRA — add --load-in-4bit.`,
+    );
+  }
+  // A base in bits is found again: it follows from the weights and the seed.
+  const own = choosesBits ? { ...scene, base: floats, bits } : scene;
   const found =
-    known ?? (await initialiser.role.initialise(scene, choice.options, initialiser.options));
+    (choosesBits ? undefined : known) ??
+    (await initialiser.role.initialise(own, choice.options, initialiser.options));
   const { report, params: first } = found;
   const lora = found.lora!;
   const isTakenFromBase = found.isTakenFromBase ?? false;
-  if (bits !== undefined && isTakenFromBase) throw refuse();
+  const quantized = "quantized" in found ? found.quantized : undefined;
+  if (bits !== undefined && isTakenFromBase && !quantized) throw refuse();
   const plain = (await bind(lora)) as LoraAdapter;
   if (isTakenFromBase && !plain.isAdditive) {
     throw new OptionError(
@@ -147,7 +183,12 @@ export async function openAdapter(
     adapter,
     params,
     buffers,
-    base: isTakenFromBase ? takenFromBase(scene.base, plain, params) : undefined,
+    base: quantized
+      ? { ...floats, ...quantized }
+      : isTakenFromBase
+        ? takenFromBase(scene.base, plain, params)
+        : undefined,
+    isKeptExactly: !quantized,
     report,
     start: { params, buffers, lora, isTakenFromBase, report },
     kept: (trained) => {
@@ -178,7 +219,7 @@ export async function verifyKept(
   tokenizer: Tokenizer | undefined,
 ): Promise<{ readonly adapter: Adapter; readonly numbers: AdapterNumbers }> {
   const kept = opened.kept(trained);
-  if (!opened.base) return kept;
+  if (!opened.base || !opened.isKeptExactly) return kept;
   const difference =
     model.kind === "causal-lm"
       ? await logitsApart(backend, model as LanguageModel, base, opened, trained, kept, tokenizer)

@@ -195,7 +195,7 @@ export class Finetuner {
     this.#stepper = stepper;
     this.#rng = new Rng(options.seed ?? 0);
     const { adapter, full } = trainee.objective?.learningRate ?? { adapter: 2e-3, full: 3e-4 };
-    this.#peak = options.learningRate ?? (trainee.adapt ? adapter : full);
+    this.#peak = options.learningRate ?? trainee.learningRate ?? (trainee.adapt ? adapter : full);
     this.#data = this.#dataOf(0);
     this.steps = options.steps ?? Math.ceil((options.epochs ?? 3) * this.#data.batches.length);
     this.#schedule = phasedSchedule(trainee, this.steps, (steps) => scheduleOf(options, steps));

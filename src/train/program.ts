@@ -42,6 +42,8 @@ export interface Trainee<M extends Module = LanguageModel> {
   readonly hooks?: readonly StepHook[];
   /** A scalar that is added to the mean loss of each batch. */
   readonly penalty?: (values: ValueRecord, context: Context) => Value;
+  /** Highest learning rate where none is given; default the objective's. */
+  readonly learningRate?: number;
   /** How many times the learning rate a parameter takes; default 1. */
   readonly learningRateScale?: (path: string) => number;
   /** What is learnt; default: the next token, `causalLm`. */
@@ -238,6 +240,11 @@ export class TrainProgram {
           if (!this.#trainee.adapt) {
             throw new OptionError(
               `${objective.name}: compares with the model as it was, and here its own parameters change — train an adapter, or keep a copy (withReference).`,
+            );
+          }
+          if (this.#trainee.adapter?.replaces?.length) {
+            throw new OptionError(
+              `${objective.name}: compares with the model as it was, whose weights ${this.#trainee.adapter.title} stands in for — keep a copy (withReference).`,
             );
           }
           return model.context(fixed, {}, this.#trainee.form?.(fixed) ?? {});

@@ -1,5 +1,5 @@
 /** What of a model is trained, and in which form the rest is kept. */
-import { adaptedContext, joinContexts } from "../adapters/adapted.ts";
+import { adaptedContext, joinContexts, positionsBeside } from "../adapters/adapted.ts";
 import type { LoadedAdapter } from "../adapters/adapter.ts";
 import { OptionError } from "../errors.ts";
 import type { LoadModelOptions } from "../models/folder.ts";
@@ -44,7 +44,7 @@ export function traineeOf(
 ): Trainee {
   return {
     model,
-    maxLength: model.sizes.maxPositions,
+    maxLength: positionsBeside(model, adapter?.adapter),
     ...partsOf(model, params, adapter, options),
   };
 }
@@ -99,7 +99,7 @@ export function partsOf(
 
 /** What of a trainee an adapter decides. */
 export type AdapterParts = Required<Pick<Trainee, "frozen" | "trained" | "adapter" | "adapt">> &
-  Pick<Trainee, "hooks" | "penalty" | "learningRateScale">;
+  Pick<Trainee, "hooks" | "penalty" | "learningRate" | "learningRateScale">;
 
 /**
  * An adapter beside frozen weights: those that it stands in for are let go, its buffers lie among them.
@@ -128,6 +128,7 @@ export function withAdapter(
     ...(adapter.penalty && {
       penalty: (values: ValueRecord, context: Context) => adapter.penalty!(values, context),
     }),
+    ...(adapter.learningRate !== undefined && { learningRate: adapter.learningRate }),
     ...(adapter.learningRateScale && {
       learningRateScale: (path: string) => adapter.learningRateScale!(path),
     }),

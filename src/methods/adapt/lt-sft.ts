@@ -196,6 +196,8 @@ export function bindLtSft(model: PretrainedModel, given: LtSftOptions = {}): LtS
   return {
     kind: "LT_SFT",
     title: "LT-SFT",
+    // It moves whole weights, as full fine-tuning does.
+    learningRate: 1e-4,
     targets: [...model.targets.keys()].filter((path) => slots.has(`${path}.weight`)),
     maskable,
     budget,
