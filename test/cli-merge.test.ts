@@ -178,7 +178,8 @@ dtype: bfloat16
     let isKilled = false;
     const { signal } = await runCli(long.split(" "), {
       cwd: root,
-      watch: (_, child) => {
+      watch: (stderr, child) => {
+        if (!/^merging /m.test(stderr)) return;
         isKilled = true;
         child.kill("SIGKILL");
       },
@@ -198,8 +199,9 @@ dtype: bfloat16
     let isAsked = false;
     const { code, stderr } = await runCli(long.replace("killed", "stopped").split(" "), {
       cwd: root,
-      watch: (_, child) => {
-        if (!isAsked) child.kill("SIGINT");
+      watch: (stderr, child) => {
+        if (isAsked || !/^merging /m.test(stderr)) return;
+        child.kill("SIGINT");
         isAsked = true;
       },
     });

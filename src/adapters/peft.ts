@@ -137,17 +137,20 @@ export async function loadAdapter(
   if (!(await files.info(weightsPath))) await refusePickle(files, path);
   const weights = await SafetensorsFile.open(files, weightsPath);
   try {
-    // Older versions wrote some models' names in another form.
-    const named = new Map(
-      [...weights.entries.keys()].map((name) => [currentPeftName(model, name), name]),
-    );
     if (adapter.file) {
       const stored: TensorRecord = {};
-      for (const [name, there] of named) stored[name] = await weights.read(there);
+      for (const name of weights.entries.keys()) stored[name] = await weights.read(name);
       return { adapter, ...adapter.file.unpack(stored, weights.path) };
     }
     const { params, buffers } = newNumbers(adapter, new Rng(0));
     const expected = { ...params, ...buffers };
+    // Older versions wrote some models' names in another form.
+    const named = new Map(
+      [...weights.entries.keys()].map((name) => [
+        Object.hasOwn(expected, name) ? name : currentPeftName(model, name),
+        name,
+      ]),
+    );
     const missing = Object.keys(expected).filter((name) => !named.has(name));
     const unexpected = [...named].flatMap(([name, there]) => (expected[name] ? [] : [there]));
     if (missing.length > 0 || unexpected.length > 0) {

@@ -129,7 +129,7 @@ async function openState(context: CommandContext, opened: OpenedModel): Promise<
   const conversation = new Conversation(decoder, {
     tokenizer: opened.tokenizer,
     template,
-    maxPositions: opened.model.sizes.maxPositions,
+    maxPositions: decoder.maxPositions,
     ...(system !== undefined && { system }),
   });
   return {

@@ -28,6 +28,7 @@ import {
   OptionError,
   type OrtBackend,
   type PromptOptions,
+  positionsBeside,
   type Question,
   questionOf,
   type RawExample,
@@ -208,7 +209,7 @@ async function measureChoices(job: Job, questions: readonly ChoiceQuestion[]): P
 async function answer(job: Job, raw: readonly RawExample[]): Promise<readonly Answer[]> {
   const { opened, adapter, backend, prompts, context } = job;
   const { options, output, signal } = context;
-  const { maxPositions } = opened.model.sizes;
+  const maxPositions = positionsBeside(opened.model, adapter?.adapter);
   const all = raw.flatMap((item): Question[] => {
     const question = questionOf(item, opened.tokenizer, prompts);
     return question ? [question] : [];

@@ -18,6 +18,7 @@ import {
   type OrtBackend,
   type PreparedData,
   type PromptOptions,
+  positionsBeside,
   prepareData,
   prepareScene,
   type Question,
@@ -186,7 +187,8 @@ export async function openJob(
   const asked = (objective.readsLast ? [] : data.heldOutRaw)
     .flatMap((example) => questionOf(example, tokenizer, prompts) ?? [])
     .slice(0, evalLimit);
-  const questions = asked.filter(({ ids }) => ids.length < maxPositions);
+  const room = positionsBeside(model, adapter);
+  const questions = asked.filter(({ ids }) => ids.length < room);
   const { trainee, train, heldOut, judged, makeTuner, policy } = await openObjective(
     host,
     output,

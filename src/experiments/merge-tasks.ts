@@ -45,7 +45,7 @@ import {
 /** Outputs of every task's head; tasks with fewer classes leave some unused. */
 export const outputs = 10;
 /** Pictures of one forward pass. */
-const rows = 100;
+const rows = 50;
 
 export interface MergeTask {
   readonly name: string;

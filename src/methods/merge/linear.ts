@@ -12,8 +12,10 @@
  * caller. Cost: one pass over the models.
  */
 import { OptionError } from "../../errors.ts";
+import { add, mul, sub } from "../../ir/elementwise.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineMethod, type Method } from "../method.ts";
+import { ChunkedKernel, chunkedKernel } from "./shared/chunks.ts";
 import { normalizeOption, type StreamedMergeRole, weightOption } from "./shared/role.ts";
 
 export interface LinearOptions {
@@ -23,8 +25,21 @@ export interface LinearOptions {
   readonly normalize?: boolean;
 }
 
+/** Σ_t w_t θ_t; divided, it goes from the first model towards the others, so that equal models stay as they are. */
+function makeKernel(count: number, isNormalized: boolean): ChunkedKernel {
+  const names = Array.from({ length: count }, (_, t) => `weight${t}`);
+  return new ChunkedKernel(count, names, (models, numbers) => {
+    const [first, ...others] = models;
+    const start = isNormalized ? first : mul(first, numbers["weight0"]);
+    return others.reduce((sum, model, t) => {
+      const part = isNormalized ? sub(model, first) : model;
+      return add(sum, mul(part, numbers[`weight${t + 1}`]));
+    }, start);
+  });
+}
+
 /**
- * Σ_t w_t θ_t, over Σ_t w_t where normalised; summed in double precision and rounded once.
+ * Σ_t w_t θ_t, over Σ_t w_t where normalised.
  * @throws OptionError when weights that are divided by add up to 0.
  */
 export function weightedSum(
@@ -38,19 +53,10 @@ export function weightedSum(
       `linear: the weights ${weights.join(", ")} add up to ${total}, and cannot be divided by it — change one, or set normalize to false.`,
     );
   }
-  const result = new Float32Array(models[0].length);
-  const part = 8192;
-  const sums = new Float64Array(part);
-  for (let start = 0; start < result.length; start += part) {
-    const size = Math.min(part, result.length - start);
-    sums.fill(0);
-    for (let t = 0; t < models.length; t++) {
-      const [model, weight] = [models[t], weights[t]];
-      for (let i = 0; i < size; i++) sums[i] += weight * model[start + i];
-    }
-    for (let i = 0; i < size; i++) result[start + i] = sums[i] / total;
-  }
-  return result;
+  const key = `linear ${models.length} ${isNormalized}`;
+  const kernel = chunkedKernel(key, () => makeKernel(models.length, isNormalized));
+  const numbers = weights.map((weight, t) => [`weight${t}`, weight / total] as const);
+  return kernel.run(models, Object.fromEntries(numbers));
 }
 
 const role: StreamedMergeRole<LinearOptions> = {

@@ -16,6 +16,8 @@ export interface Eigen {
 }
 
 const maxTurns = 60;
+/** From this turn on, what is nothing beside the whole matrix counts as nothing. */
+const patience = 20;
 
 /**
  * A = V diag(values) Vᵀ of a symmetric matrix; what differs across the diagonal is averaged.
@@ -108,11 +110,14 @@ function tridiagonal({ rows: n, data }: Matrix): {
 
 /** QL with implicit shifts; turns of neighbours are made on the rows of `q` as well. */
 function rotateToDiagonal(d: Float64Array, e: Float64Array, q: Float64Array, n: number): void {
+  const largest = [...d, ...e].reduce((most, x) => Math.max(most, Math.abs(x)), 0);
   for (let low = 0; low < n; low++) {
     for (let turn = 0; ; turn++) {
+      // Where the matrix is singular, rounding of its large entries keeps the small ones from resting.
+      const floor = turn < patience ? 0 : largest;
       let high = low;
       while (high < n - 1) {
-        const scale = Math.abs(d[high]!) + Math.abs(d[high + 1]!);
+        const scale = Math.max(floor, Math.abs(d[high]!) + Math.abs(d[high + 1]!));
         if (Math.abs(e[high]!) <= Number.EPSILON * scale) break;
         high++;
       }

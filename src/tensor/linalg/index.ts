@@ -13,7 +13,9 @@ export {
   tensorOf,
   transpose,
 } from "./matrix.ts";
+export { productSvd } from "./product-svd.ts";
 export { leastSquares, type Qr, qr } from "./qr.ts";
-export { cholesky, choleskySolve, inverse, solve } from "./solve.ts";
+export { randomSvd } from "./random-svd.ts";
+export { cholesky, choleskySolve, inverse, inverseFactor, solve } from "./solve.ts";
 export { type Svd, svd } from "./svd.ts";
 export { type TopSvdOptions, topSvd } from "./top-svd.ts";

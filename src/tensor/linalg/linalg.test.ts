@@ -275,6 +275,24 @@ describe("eigenSymmetric", () => {
     expect(apart(multiply(vectors, vectors, { transA: true }), identity(size))).toBeLessThan(1e-13);
   });
 
+  it("comes to rest on products that are singular", () => {
+    for (const size of [1, 1e-3]) {
+      const half = random(40, 96);
+      half.data.forEach((x, i) => {
+        half.data[i] = size * x;
+      });
+      const a = multiply(half, half, { transA: true });
+      const { values, vectors } = eigenSymmetric(a);
+      const restored = scaled({ u: vectors, s: values, vt: transpose(vectors) });
+      expect(apart(restored, a)).toBeLessThan(1e-12 * frobenius(a));
+      expect(Math.abs(values[40]!)).toBeLessThan(1e-12 * values[0]!);
+      const { s } = topSvd(half, 40);
+      s.forEach((x, i) => {
+        expect(x ** 2 / values[i]!).toBeCloseTo(1, 8);
+      });
+    }
+  });
+
   it("takes equal and diagonal eigenvalues", () => {
     expect([...eigenSymmetric(identity(4)).values]).toEqual([1, 1, 1, 1]);
     expect([

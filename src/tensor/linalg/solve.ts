@@ -113,3 +113,28 @@ export function solve(a: Matrix, b: Matrix): Matrix {
 export function inverse(a: Matrix): Matrix {
   return solve(a, identity(a.rows));
 }
+
+/**
+ * U with A⁻¹ = Uᵀ U, upper triangular, for a positive definite A: what GPTQ calls the Cholesky factor of the
+ * inverse. From A = R Rᵀ with R upper triangular, U = R⁻¹; the inverse itself is never made.
+ * @throws ShapeError for a matrix that is not positive definite.
+ */
+export function inverseFactor(a: Matrix): Matrix {
+  checkSquare("inverseFactor", a);
+  const n = a.rows;
+  // Turned about both axes, lower triangles become upper ones.
+  const turned = cholesky(matrix(n, n, a.data.slice().reverse()));
+  const r = turned.data.slice().reverse();
+  const u = matrix(n, n);
+  for (let i = n - 1; i >= 0; i--) {
+    const own = u.data.subarray(i * n, (i + 1) * n);
+    const pivot = r[i * n + i]!;
+    own[i] = 1 / pivot;
+    for (let k = i + 1; k < n; k++) {
+      const factor = r[i * n + k]! / pivot;
+      if (factor === 0) continue;
+      for (let j = k; j < n; j++) own[j]! -= factor * u.data[k * n + j]!;
+    }
+  }
+  return u;
+}

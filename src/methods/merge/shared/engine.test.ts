@@ -3,6 +3,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { allclose } from "../../../../test/support/allclose.ts";
+import { tolerance } from "../../../../test/support/tolerance.ts";
 import { lora } from "../../../adapters/lora.ts";
 import { saveAdapter } from "../../../adapters/peft.ts";
 import { nodeOrt } from "../../../backend/ort/node.ts";
@@ -86,6 +88,15 @@ function of(
 
 const onBase = { baseModel: at("base") };
 
+function mean(x: Tensor, y: Tensor): Tensor {
+  const [a, b] = [x.data, y.data] as [Float32Array, Float32Array];
+  return new Tensor(
+    "float32",
+    x.shape,
+    a.map((value, i) => (value + b[i]!) / 2),
+  );
+}
+
 async function merge(
   config: MergeConfig,
   out: string,
@@ -146,9 +157,8 @@ describe("a merge", () => {
     expect(existsSync(at("mean", "model.safetensors.index.json"))).toBe(true);
     const merged = await loadModel(files, at("mean"));
     const other = await loadModel(files, at("a"));
-    for (const [name, { data }] of Object.entries(merged.params)) {
-      const [x, y] = [base[name]!.data, other.params[name]!.data] as [Float32Array, Float32Array];
-      expect(data).toEqual(x.map((value, i) => (value + y[i]!) / 2));
+    for (const [name, tensor] of Object.entries(merged.params)) {
+      allclose(tensor, mean(base[name]!, other.params[name]!), tolerance.float32, name);
     }
   });
 
@@ -238,8 +248,8 @@ describe("a merge", () => {
     const other = await loadModel(files, at("a"));
     const name = (layer: number): string => `model.layers.${layer}.mlp.up_proj.weight`;
     expect(merged.params[name(1)]).toEqual(base[name(1)]);
-    const [x, y] = [base, other.params].map((params) => params[name(2)]!.data as Float32Array);
-    expect(merged.params[name(4)]!.data).toEqual(x!.map((value, i) => (value + y![i]!) / 2));
+    const expected = mean(base[name(2)]!, other.params[name(2)]!);
+    allclose(merged.params[name(4)]!, expected, tolerance.float32);
   });
 
   it("tries encoders and models of pictures as well, and copies whole numbers", async () => {

@@ -1,8 +1,8 @@
 /** Which entries of a task vector are kept, and what they are multiplied by. */
 import { OptionError, ShapeError } from "../../../errors.ts";
+import { type Change, markBand, ranksOf } from "../../../tensor/magnitude.ts";
 import type { Rng } from "../../../tensor/rng.ts";
 import type { StaticShape } from "../../../tensor/shape.ts";
-import { type Change, markBand, ranksOf } from "./select.ts";
 
 /** Kept entries of a task vector; `undefined` keeps all as they are. */
 export type Kept =

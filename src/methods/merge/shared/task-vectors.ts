@@ -8,16 +8,29 @@
  *   τ   = Σ_t [sgn(w_t τ̂_t) = γ] w_t τ̂_t, over the sum of the weights that take part where normalised
  *   θ   = θ_0 + λ τ
  *
- * Sums are taken in double precision and rounded once. Beside the inputs it holds one byte (DELLA: four) an
- * entry and model, and one task vector while that is ranked.
+ * Beside the inputs it holds one byte (DELLA: four) an entry and model.
  */
 
+import {
+  add,
+  div,
+  equal,
+  less,
+  lessOrEqual,
+  maximum,
+  minimum,
+  mul,
+  sub,
+  where,
+} from "../../../ir/elementwise.ts";
+import type { Value } from "../../../ir/graph.ts";
+import type { Change } from "../../../tensor/magnitude.ts";
 import type { Rng } from "../../../tensor/rng.ts";
 import type { StaticShape } from "../../../tensor/shape.ts";
 import { Tensor } from "../../../tensor/tensor.ts";
 import type { MergeInput } from "../../method.ts";
+import { ChunkedKernel, chunkedKernel } from "./chunks.ts";
 import { numbersOf } from "./role.ts";
-import type { Change } from "./select.ts";
 import type { Kept } from "./sparsify.ts";
 
 /** Options that every member of the family has. */
@@ -47,8 +60,6 @@ export interface Family<O> {
   readonly hasConsensus: boolean;
 }
 
-const part = 8192;
-
 /** θ_t - θ_0, rounded to float32. */
 export function taskVector(model: Float32Array, base: Float32Array): Float32Array {
   const delta = new Float32Array(model.length);
@@ -56,62 +67,37 @@ export function taskVector(model: Float32Array, base: Float32Array): Float32Arra
   return delta;
 }
 
-/** Adds weight · kept entries of model - base from `start` on. */
-function addTask(
-  sums: Float64Array,
-  model: Float32Array,
-  base: Float32Array,
-  kept: Kept,
-  weight: number,
-  start: number,
-): void {
-  const size = sums.length;
-  if (!kept) {
-    for (let i = 0; i < size; i++) sums[i] += weight * (model[start + i] - base[start + i]);
-    return;
-  }
-  const { factors } = kept;
-  const factor = weight * kept.scale;
-  for (let i = 0; i < size; i++) {
-    const at = start + i;
-    const own = factors[at];
-    if (own !== 0) sums[i] += factor * own * (model[at] - base[at]);
-  }
-}
-
-/** Sums of entries above 0 and of those below, and the weights of both. */
-interface Sides {
-  readonly up: Float64Array;
-  readonly down: Float64Array;
-  readonly upWeights: Float64Array;
-  readonly downWeights: Float64Array;
-}
-
-/** The same by sign; zero takes no part. */
-function addBySign(
-  { up, down, upWeights, downWeights }: Sides,
-  model: Float32Array,
-  base: Float32Array,
-  kept: Kept,
-  weight: number,
-  start: number,
-): void {
-  const size = up.length;
-  const factors = kept?.factors;
-  const factor = weight * (kept?.scale ?? 1);
-  for (let i = 0; i < size; i++) {
-    const at = start + i;
-    const own = factors ? factors[at] : 1;
-    if (own === 0) continue;
-    const value = factor * own * (model[at] - base[at]);
-    if (value > 0) {
-      up[i] += value;
-      upWeights[i] += weight;
-    } else if (value < 0) {
-      down[i] += value;
-      downWeights[i] += weight;
-    }
-  }
+/** θ_0 + λ τ for so many models, with or without factors of their entries. */
+function makeKernel(
+  count: number,
+  hasFactors: boolean,
+  how: { readonly hasConsensus: boolean; readonly normalize: boolean },
+): ChunkedKernel {
+  const models = Array.from({ length: count }, (_, t) => t);
+  const names = ["lambda", "whole", ...models.flatMap((t) => [`weight${t}`, `scale${t}`])];
+  return new ChunkedKernel(1 + count * (hasFactors ? 2 : 1), names, (arrays, numbers) => {
+    const [base] = arrays;
+    const deltas = models.map((t) => {
+      const delta = mul(sub(arrays[1 + t], base), numbers[`scale${t}`]);
+      return hasFactors ? mul(delta, arrays[1 + count + t]) : delta;
+    });
+    const sum = (values: readonly Value[]): Value => values.reduce((a, b) => add(a, b));
+    const lambda = numbers["lambda"];
+    if (!how.hasConsensus) return add(base, mul(sum(deltas), div(lambda, numbers["whole"])));
+    const up = sum(deltas.map((delta) => maximum(delta, 0)));
+    const down = sum(deltas.map((delta) => minimum(delta, 0)));
+    const isUp = lessOrEqual(0, add(up, down));
+    const taken = mul(where(isUp, up, down), lambda);
+    if (!how.normalize) return add(base, taken);
+    const weightOf = (side: (delta: Value) => Value): Value =>
+      sum(deltas.map((delta, t) => where(side(delta), numbers[`weight${t}`], 0)));
+    const weight = where(
+      isUp,
+      weightOf((delta) => less(0, delta)),
+      weightOf((delta) => less(delta, 0)),
+    );
+    return add(base, div(taken, where(equal(weight, 0), 1, weight)));
+  });
 }
 
 /**
@@ -127,34 +113,22 @@ export function combine(
   how: { readonly hasConsensus: boolean; readonly normalize: boolean; readonly lambda: number },
 ): Float32Array<ArrayBuffer> {
   const { hasConsensus, normalize, lambda } = how;
-  const result = new Float32Array(base.length);
+  const hasFactors = kept.some((one) => one !== undefined);
+  const key = `task vectors ${models.length} ${hasFactors} ${hasConsensus} ${normalize}`;
+  const kernel = chunkedKernel(key, () => makeKernel(models.length, hasFactors, how));
   const total = weights.reduce((a, b) => a + b, 0);
-  // As mergekit: weights that cancel divide by nothing.
-  const whole = normalize && Math.abs(total) >= 1e-8 ? total : 1;
-  const memory = Array.from({ length: hasConsensus ? 4 : 1 }, () => new Float64Array(part));
-  for (let start = 0; start < base.length; start += part) {
-    const size = Math.min(part, base.length - start);
-    const [up, down, upWeights, downWeights] = memory.map((all) => all.subarray(0, size).fill(0));
-    if (!hasConsensus) {
-      for (let t = 0; t < models.length; t++) {
-        addTask(up, models[t], base, kept[t], weights[t], start);
-      }
-      for (let i = 0; i < size; i++) result[start + i] = base[start + i] + (lambda * up[i]) / whole;
-      continue;
-    }
-    const sides = { up, down, upWeights, downWeights };
-    for (let t = 0; t < models.length; t++) {
-      addBySign(sides, models[t], base, kept[t], weights[t], start);
-    }
-    for (let i = 0; i < size; i++) {
-      const isUp = up[i] + down[i] >= 0;
-      const taken = isUp ? up[i] : down[i];
-      const weight = isUp ? upWeights[i] : downWeights[i];
-      result[start + i] =
-        base[start + i] + (lambda * taken) / (normalize && weight !== 0 ? weight : 1);
-    }
+  const ones = hasFactors ? new Uint8Array(base.length).fill(1) : undefined;
+  const numbers: Record<string, number> = {
+    lambda,
+    // As mergekit: weights that cancel divide by nothing.
+    whole: normalize && Math.abs(total) >= 1e-8 ? total : 1,
+  };
+  for (const [t, weight] of weights.entries()) {
+    numbers[`weight${t}`] = weight;
+    numbers[`scale${t}`] = weight * (kept[t]?.scale ?? 1);
   }
-  return result;
+  const factors = ones ? kept.map((one) => one?.factors ?? ones) : [];
+  return kernel.run([base, ...models, ...factors], numbers);
 }
 
 /** A merge by a member of the family; `options` has one for each model. */

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Rng } from "../../../tensor/rng.ts";
-import { markBand, ranksOf } from "./select.ts";
+import { Rng } from "./rng.ts";
+import { markBand, ranksOf } from "./magnitude.ts";
 
 /** The same by a stable sort. */
 function bySorting(values: Float32Array, from: number, to: number): Uint8Array {
