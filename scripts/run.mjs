@@ -160,12 +160,18 @@ const tasks = {
   },
   fuzz: () => {
     install();
-    const given = args.length > 0 ? args : ["--count", "200000", "--seed", "1"];
-    // Each format has its fuzzer; the second runs whatever the first finds.
-    const statuses = ["safetensors", "gguf"].map((format) =>
-      run(process.execPath, ["--import", "tsx", `test/fuzz/${format}.ts`, ...given]),
-    );
+    // Each format has its fuzzer, and the server; each runs whatever the others find.
+    const counts = { safetensors: "200000", gguf: "200000", server: "20000" };
+    const statuses = Object.entries(counts).map(([format, count]) => {
+      const given = args.length > 0 ? args : ["--count", count, "--seed", "1"];
+      return run(process.execPath, ["--import", "tsx", `test/fuzz/${format}.ts`, ...given]);
+    });
     return Math.max(...statuses);
+  },
+  "test:load": () => {
+    install();
+    build();
+    return run(process.execPath, ["--import", "tsx", "test/support/server-load.ts", ...args]);
   },
   "check:real": () => {
     install();

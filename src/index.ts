@@ -226,6 +226,7 @@ export type {
 
 // Encoders, and models that write another text
 export { Bert, type BertConfig } from "./models/bert.ts";
+export type { BlockSites } from "./models/blocks.ts";
 export { CausalEncoder } from "./models/causal-encoder.ts";
 export { DistilBert, type DistilBertConfig } from "./models/distilbert.ts";
 export { headedModel } from "./models/headed.ts";
@@ -260,6 +261,7 @@ export {
   weightsScene,
   targetsOf,
 } from "./adapters/adapter.ts";
+export { positionsBeside } from "./adapters/adapted.ts";
 export type { StepAhead, StepChanges, StepHook, StepMade } from "./adapters/hook.ts";
 export { type LoraBank, type LoraBankOptions, loraBank } from "./adapters/bank.ts";
 export {
@@ -269,9 +271,29 @@ export {
   lora,
   loraKind,
 } from "./adapters/lora.ts";
+export {
+  type CombinedAdapter,
+  type CombineMethod,
+  type CombineOptions,
+  combineAdapters,
+  combineMethods,
+} from "./adapters/algebra.ts";
+export {
+  type ConvertedAdapter,
+  type ConvertedLayer,
+  type ConvertOptions,
+  convertToLora,
+} from "./adapters/convert.ts";
+export { type MergedAdapter, mergeInto } from "./adapters/merged.ts";
+export {
+  type ActiveAdapter,
+  type AdapterSet,
+  adapterSet,
+  saveAdapterSet,
+} from "./adapters/set.ts";
 export { type GgufLoraOptions, saveGgufLora } from "./adapters/gguf-lora.ts";
 export { type SaveAdapterOptions, saveAdapter } from "./adapters/peft.ts";
-export { loadAdapter } from "./methods/load-adapter.ts";
+export { loadAdapter, loadAdapterSet } from "./methods/load-adapter.ts";
 
 // Methods: the catalogue, and what their roles and options are
 export { firstNumbers, onWholeBase, takenFromBase } from "./methods/initialise.ts";
@@ -742,6 +764,14 @@ export {
   type TextOptions,
 } from "./infer/text.ts";
 export { checkStops, TextStream, type TextStreamOptions } from "./infer/text-stream.ts";
+export { type AdaLoraOptions, adalora, adaloraMethod } from "./methods/adapt/adalora.ts";
+export { type BoftOptions, boft, boftMethod } from "./methods/adapt/boft.ts";
+export {
+  type BottleneckAdapter,
+  type BottleneckOptions,
+  bindBottleneck,
+  bottleneck,
+} from "./methods/adapt/bottleneck.ts";
 export { type EvaOptions, type EvaPlan, eva, evaPlan } from "./methods/adapt/eva.ts";
 export {
   type BranchSubspace,
@@ -751,6 +781,11 @@ export {
   type HydraOptions,
   hydra,
 } from "./methods/adapt/hydra.ts";
+export { type Ia3Options, ia3, ia3Method } from "./methods/adapt/ia3.ts";
+export { type LohaOptions, loha, lohaMethod } from "./methods/adapt/loha.ts";
+export { type LokrOptions, lokr, lokrMethod } from "./methods/adapt/lokr.ts";
+export { type LoftqOptions, type LoftqWeight, loftq, loftqWeight } from "./methods/adapt/loftq.ts";
+export { type LoraGaOptions, loraGa } from "./methods/adapt/lora-ga.ts";
 export {
   bindLtSft,
   type LtSftAdapter,
@@ -758,11 +793,47 @@ export {
   ltSft,
   sparseDeltaOf,
 } from "./methods/adapt/lt-sft.ts";
+export { olora } from "./methods/adapt/olora.ts";
+export { type PissaOptions, pissa } from "./methods/adapt/pissa.ts";
+export { type OftOptions, oft, oftMethod } from "./methods/adapt/oft.ts";
+export {
+  bindPrefixTuning,
+  type PrefixTuningOptions,
+  prefixTuning,
+} from "./methods/adapt/prefix-tuning.ts";
+export {
+  bindPromptTuning,
+  type PromptTuningOptions,
+  promptTuning,
+} from "./methods/adapt/prompt-tuning.ts";
 export {
   compose as composeDeltas,
   SparseDelta,
   type SparseEntries,
 } from "./methods/adapt/shared/sparse-delta.ts";
+export { type VeraOptions, vera, veraMethod } from "./methods/adapt/vera.ts";
+export {
+  compareUpdateClasses,
+  type SketchSettings,
+  type UpdateClasses,
+} from "./methods/adapt/sketch-grid.ts";
+export {
+  bindSketchTune,
+  type SketchBytes,
+  type SketchTuneAdapter,
+  type SketchTuneOptions,
+  sketchBytes,
+  sketchTune,
+} from "./methods/adapt/sketchtune.ts";
+export {
+  bindXLora,
+  type Experts,
+  mixExperts,
+  type XLoraAdapter,
+  xLora,
+} from "./methods/adapt/x-lora.ts";
+export type { XLoraOptions } from "./methods/adapt/x-lora-options.ts";
+export { effectiveExperts, tokenScalings } from "./methods/adapt/x-lora-scalings.ts";
 export { type AdedOptions, aded } from "./methods/decode/aded.ts";
 export { makeDrafter, type NamedDrafter, parseDrafter } from "./methods/decode/drafters.ts";
 export { type NgramStaticOptions, ngramStatic } from "./methods/decode/ngram-static.ts";

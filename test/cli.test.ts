@@ -174,7 +174,7 @@ describe.concurrent("a mistake", () => {
     [
       "with a value outside its range",
       ["finetune", "--rank", "0"],
-      'finetune: --rank must be a whole number from 1 to 4096, got "0".',
+      'finetune: --rank must be a whole number from 1 to 65536, got "0".',
     ],
     [
       "with a word for a number",

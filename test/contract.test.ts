@@ -4,7 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { adaptedContext, numbersOf } from "../src/adapters/adapted.ts";
-import type { Adapter, LoadedAdapter } from "../src/adapters/adapter.ts";
+import {
+  type Adapter,
+  type LoadedAdapter,
+  type PrepareScene,
+  weightsScene,
+} from "../src/adapters/adapter.ts";
 import { type LoraOptions, lora } from "../src/adapters/lora.ts";
 import { loadAdapter, saveAdapter } from "../src/adapters/peft.ts";
 import { compile } from "../src/backend/compile.ts";
@@ -201,7 +206,9 @@ describe.each(named(methodsWith("adapter")))("adapter %s", (_, method) => {
       { model: tiny, others: {} },
       support.tinyOptions(dpo),
     );
-    const trainee = withObjective(traineeOf(tiny, tinyParams, await opened()), objective);
+    const loaded = await opened();
+    const plainly = withObjective(traineeOf(tiny, tinyParams, loaded), objective);
+    const trainee = loaded.adapter.replaces?.length ? withReference(plainly, tinyParams) : plainly;
     const { losses, norms } = await trainOn(trainee, support.dataOf("preference"), 2);
     expect(losses.every(Number.isFinite)).toBe(true);
     expect(Math.max(...norms)).toBeGreaterThan(0);
@@ -263,13 +270,17 @@ async function hidden(
 
 describe.each(named(methodsWith("initialiser")))("initialiser %s", (_, method) => {
   const options: LoraOptions = { rank: 3, targetModules: "all-linear" };
+  const { choosesBits = false } = method.roles.initialiser;
+  const [model, base] = choosesBits ? [support.wide, support.wideParams] : [tiny, tinyParams];
+  const scene = (): PrepareScene =>
+    choosesBits ? { ...weightsScene(model, base, new Rng(0)), bits: 4 } : support.scene();
   const initialised = async () =>
-    method.roles.initialiser.initialise(support.scene(), options, support.tinyOptions(method));
+    method.roles.initialiser.initialise(scene(), options, support.tinyOptions(method));
 
   it("gives a LoRA all its numbers, the same with the same seed", async () => {
     const [one, two] = [await initialised(), await initialised()];
     expect(bits(one.params)).toEqual(bits(two.params));
-    const adapter = lora(tiny, one.lora);
+    const adapter = lora(model, one.lora);
     const wanted = adapter.init(new Rng(0));
     expect(Object.keys(one.params).sort()).toEqual(Object.keys(wanted).sort());
     for (const [name, { shape }] of Object.entries(wanted)) {
@@ -279,18 +290,24 @@ describe.each(named(methodsWith("initialiser")))("initialiser %s", (_, method) =
   });
 
   it("leaves the model as it is at first, and is kept on the base as it was", async () => {
-    const { lora: made, params, isTakenFromBase = false } = await initialised();
-    const adapter = lora(tiny, made);
-    const base = isTakenFromBase ? takenFromBase(tinyParams, adapter, params) : tinyParams;
-    const difference = apart(plain, await logitsOf({ adapter, params }, base));
+    const { lora: made, params, isTakenFromBase = false, quantized } = await initialised();
+    const adapter = lora(model, made);
+    const beside = isTakenFromBase ? takenFromBase(base, adapter, params) : base;
+    const logits = (loaded: LoadedAdapter | undefined, weights = base): Promise<Tensor> =>
+      probeLogits(backend, model, weights, ids, loaded);
+    const whole = await logits(undefined);
+    const difference = apart(
+      whole,
+      await logits({ adapter, params }, quantized ? { ...base, ...quantized } : beside),
+    );
     if (method.isChangedAtFirst) expect(difference).toBeGreaterThan(tolerance.float32);
     else expect(difference).toBeLessThan(10 * tolerance.float32);
     const trained = support.noisy(params, 8);
     if (!isTakenFromBase) return;
     const kept = onWholeBase(adapter, made, params, trained);
-    const whole = { adapter: lora(tiny, kept.lora), params: kept.params };
+    const again = { adapter: lora(model, kept.lora), params: kept.params };
     expect(
-      apart(await logitsOf({ adapter, params: trained }, base), await logitsOf(whole)),
+      apart(await logits({ adapter, params: trained }, beside), await logits(again)),
     ).toBeLessThan(1e-4);
   });
 });

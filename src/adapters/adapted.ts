@@ -1,10 +1,12 @@
 /** How a model runs with an adapter, whoever runs it: training, scoring, decoding, merging. */
+import { OptionError } from "../errors.ts";
 import { add } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
-import { concat, expand, unsqueeze } from "../ir/layout.ts";
-import type { ForwardOptions, LayerPast, PretrainedModel } from "../models/model.ts";
+import { expand, unsqueeze } from "../ir/layout.ts";
+import type { ForwardOptions, LanguageModel, LayerPast, PretrainedModel } from "../models/model.ts";
 import { indicesTo } from "../nn/attention.ts";
 import type { AroundFn, Context, ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
+import type { Dim } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Adapter, LoadedAdapter } from "./adapter.ts";
 
@@ -25,9 +27,10 @@ export function adaptedContext(
   const own = adapter.context(values);
   if (!adapter.past) return own;
   const around: AroundFn = (forward, context, input, options) => {
+    const [ids, given] = [input as Value, options as ForwardOptions];
     const bare = context.with({ around: own.around });
-    const layers = adapter.past!(values, model, bare);
-    const shifted = behind(layers, input as Value, options as ForwardOptions);
+    const past = given.past ?? spreadPast(adapter.past!(values, model, bare), ids.shape[0]!);
+    const shifted = { ...given, past, positions: shiftedPositions(adapter, model, ids, given) };
     return forward(context, input, shifted as typeof options);
   };
   return { ...own, around };
@@ -42,32 +45,46 @@ export function contextOf(
   return loaded ? adaptedContext(loaded.adapter, model, values) : {};
 }
 
-/** The options of a pass whose tokens stand behind some keys and values, (1, Hkv, P, D) each. */
-function behind(layers: readonly LayerPast[], ids: Value, options: ForwardOptions): ForwardOptions {
+/** Tokens of a sequence at most: the model's positions without those that an adapter's `past` takes. */
+export function positionsBeside(
+  model: LanguageModel,
+  adapter: Pick<Adapter, "virtualTokens"> | undefined,
+): number {
+  return model.sizes.maxPositions - (adapter?.virtualTokens ?? 0);
+}
+
+/** Position ids of tokens that stand behind an adapter's, (B, T). */
+function shiftedPositions(
+  adapter: Adapter,
+  model: PretrainedModel,
+  ids: Value,
+  { positions }: ForwardOptions,
+): Value {
   const [batch, length] = ids.shape;
-  const count = layers[0]!.keys.shape[2] as number;
-  const spread = (value: Value): Value =>
-    expand(value, [batch!, value.shape[1]!, count, value.shape[3]!]);
-  const { past } = options;
-  const joined = layers.map(({ keys, values }, i) => {
-    const earlier = past?.layers[i];
-    return {
-      keys: earlier ? concat([spread(keys), earlier.keys], 2) : spread(keys),
-      values: earlier ? concat([spread(values), earlier.values], 2) : spread(values),
-    };
-  });
-  const open = expand(ids.graph.constant(Tensor.zeros([1, 1, 1, count], "float32")), [
-    batch!,
-    1,
-    1,
-    count,
-  ]);
-  const positions =
-    options.positions ?? expand(unsqueeze(indicesTo(ids.graph, length!), 0), [batch!, length!]);
+  const room = positionsBeside(model as LanguageModel, adapter);
+  if (typeof length === "number" && length > room) {
+    throw new OptionError(
+      `${adapter.title}: ${length} tokens do not fit behind ${adapter.virtualTokens ?? 0} virtual ones in the model's ${room + (adapter.virtualTokens ?? 0)} positions — take at most ${room}.`,
+    );
+  }
+  const own = positions ?? expand(unsqueeze(indicesTo(ids.graph, length!), 0), [batch!, length!]);
+  return add(own, adapter.virtualTokens ?? 0);
+}
+
+/**
+ * The past of a pass from keys and values that stand before each of its rows, (1, Hkv, P, D) each. A past that
+ * a caller of an adapted model gives begins with them.
+ */
+export function spreadPast(
+  layers: readonly LayerPast[],
+  rows: Dim,
+): NonNullable<ForwardOptions["past"]> {
+  const spread = (value: Value): Value => expand(value, [rows, ...value.shape.slice(1)]);
+  const { graph, shape } = layers[0]!.keys;
+  const open = graph.constant(Tensor.zeros([1, 1, 1, shape[2] as number], "float32"));
   return {
-    ...options,
-    positions: add(positions, count),
-    past: { layers: joined, mask: past ? concat([open, past.mask], 3) : open },
+    layers: layers.map(({ keys, values }) => ({ keys: spread(keys), values: spread(values) })),
+    mask: spread(open),
   };
 }
 

@@ -28,7 +28,7 @@ import { conv, dot } from "../ir/linear.ts";
 import { sum } from "../ir/reduce.ts";
 import type { PretrainedModel } from "../models/model.ts";
 import { peftName } from "../models/peft-paths.ts";
-import { AnyConv } from "../nn/conv.ts";
+import { AnyConv, ConvTranspose1d, ConvTranspose2d } from "../nn/conv.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { kaimingUniform, normal, uniform } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
@@ -84,6 +84,11 @@ export function loraPart(
   settings: LayerSettings,
 ): LoraPart {
   const base = peftName(model, path);
+  if (layer instanceof ConvTranspose1d || layer instanceof ConvTranspose2d) {
+    throw new UnsupportedError(
+      `lora: "${path}" is a transposed convolution, which LoRA does not fit — leave it out of targetModules.`,
+    );
+  }
   if (layer instanceof AnyConv && layer.geometry.groups !== 1) {
     throw new UnsupportedError(
       `lora: "${path}" is a convolution of ${layer.geometry.groups} groups, which LoRA does not fit — leave it out of targetModules.`,

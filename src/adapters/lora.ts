@@ -78,6 +78,8 @@ export interface LoraAdapter extends Adapter {
   readonly scale: number;
   /** Every linear layer it sits on, by path. */
   readonly layers: ReadonlyMap<string, LoraLayer>;
+  /** Every layer it sits on, by path: linear ones, convolutions, embeddings. */
+  readonly parts: ReadonlyMap<string, LoraPart>;
   /** Products beside linear layers and nothing else: what a bank and a GGUF file can hold. */
   readonly isPlain: boolean;
   readonly options: LoraOptions;
@@ -87,7 +89,7 @@ export interface LoraAdapter extends Adapter {
  * The number of the first pattern that matches a path. Files keep patterns in the order of their
  * names, so an order that decides and is another one is refused.
  */
-function byPattern(
+export function byPattern(
   where: string,
   patterns: Readonly<Record<string, number>>,
   targets: readonly string[],
@@ -179,6 +181,7 @@ export function lora(model: PretrainedModel, options: LoraOptions = {}): LoraAda
     options,
     isPlain,
     layers: new Map(linear.map((part) => [part.path, part])),
+    parts: new Map(parts.map((part) => [part.path, part])),
     targets,
     // Written into a tied embedding it would change the logits too, which it does not beside it.
     mergeable: isTied ? "no" : "exact",

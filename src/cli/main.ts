@@ -14,6 +14,10 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
   ],
   generate: ["continue a text", async () => (await import("./generate.ts")).generateCommand],
   chat: ["talk with a model", async () => (await import("./chat.ts")).chatCommand],
+  serve: [
+    "answer clients of the OpenAI interface, with many adapters",
+    async () => (await import("./serve.ts")).serveCommand,
+  ],
   eval: [
     "measure a model on data: likelihood, answers, calibration",
     async () => (await import("./eval.ts")).evalCommand,
@@ -30,6 +34,10 @@ const commands: Readonly<Record<string, readonly [about: string, load: () => Pro
   "merge-adapter": [
     "write an adapter into its base model",
     async () => (await import("./merge-adapter.ts")).mergeAdapterCommand,
+  ],
+  adapter: [
+    "combine LoRA adapters, or convert others to LoRA",
+    async () => (await import("./adapter.ts")).adapterCommand,
   ],
   export: [
     "write a model for transformers.js or llama.cpp, or an adapter",
@@ -87,8 +95,7 @@ function version(): string {
 function help(): string {
   const width = Math.max(...Object.keys(commands).map((name) => name.length));
   return [
-    "plasticity: adaptive models in TypeScript",
-    "Usage: plasticity <command> [options]",
+    "plasticity: adaptive models in TypeScript. Usage: plasticity <command> [options]",
     "",
     ...Object.entries(commands).map(([name, [about]]) => `  ${name.padEnd(width)}  ${about}`),
     "",

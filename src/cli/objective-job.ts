@@ -91,7 +91,8 @@ async function withReferenceOf(
     const { params } = await otherModel(host, options, "reference", opened);
     return withReference(trainee, params);
   }
-  return trainee.adapt ? trainee : withReference(trainee, opened.params);
+  const isThere = trainee.adapt && !trainee.adapter?.replaces?.length;
+  return isThere ? trainee : withReference(trainee, opened.params);
 }
 
 /** Prompts of examples: what stands before the first token that carries loss. */

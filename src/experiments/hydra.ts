@@ -16,11 +16,10 @@ import type { Trainee } from "../train/program.ts";
 import { withAdapter } from "../train/trainee.ts";
 import { type VitBase, vitBase } from "./bases/vit.ts";
 import { bottleneck } from "./bottleneck.ts";
-import { digitSet } from "./data/coloured-digits.ts";
-import { type ImageSet, splitImages } from "./data/image-set.ts";
-import { loadShapes } from "./data/shapes.ts";
+import { asColour, type ImageSet, resized, sampleImages, splitImages } from "./data/image-set.ts";
+import { loadMnist } from "./data/mnist.ts";
 import type { Arm, Budget, Experiment, ExperimentContext, Metrics } from "./experiment.ts";
-import { drawTask } from "./shape-tasks.ts";
+import { drawTask, loadBrightShapes } from "./shape-tasks.ts";
 import { accuracy, answers, pixelClassification, pixelSet, train } from "./vision.ts";
 
 const sizes = {
@@ -211,14 +210,22 @@ export const experiment: Experiment<Shared> = {
   open: async (context) => {
     const isQuick = context.budget === "quick";
     const { images, test } = sizes[context.budget];
-    const base = await vitBase(context, "shapesVit", await loadShapes(context), {
+    const data = loadBrightShapes(
+      context,
+      isQuick ? { train: 320, test: 160 } : { train: 6000, test: 1000 },
+    );
+    const base = await vitBase(context, "shapesVit", data, {
       dModel: 64,
       nLayers: 4,
       patch: 8,
+      learningRate: 1e-3,
       ...(isQuick ? { images: 320, epochs: 3 } : { images: 6000, epochs: 14 }),
     });
-    const digits = await digitSet(context, { train: images, test });
     const rng = new Rng(27);
+    const mnist = await loadMnist(context);
+    // Bright on dark, as the shapes are.
+    const digits = (set: ImageSet, count: number, part: string): ImageSet =>
+      asColour(resized(sampleImages(set, count, rng.fold("digits", part)), 32, 32));
     const split = (name: string, train: ImageSet, judged: ImageSet): TaskData => {
       const [own, valid] = splitImages(train, Math.round(0.8 * train.count), rng.fold(name));
       return { train: own, valid, test: judged };
@@ -233,7 +240,14 @@ export const experiment: Experiment<Shared> = {
     ]);
     return {
       base,
-      tasks: { digits: split("digits", digits.train, digits.test), ...Object.fromEntries(drawn) },
+      tasks: {
+        digits: split(
+          "digits",
+          digits(mnist.train, images, "train"),
+          digits(mnist.test, test, "test"),
+        ),
+        ...Object.fromEntries(drawn),
+      },
     };
   },
   run: async (cell, { base, tasks }, context): Promise<Metrics> => {

@@ -12,22 +12,49 @@ export function cacheCapacity(length: number): number {
 
 /**
  * Keys and values of past tokens, owned by the host: an input of the graph and never an output.
- * Per layer (rows, Hkv, capacity, D); a mask says which positions of a row hold tokens.
+ * Per layer (rows, Hkv, capacity, D); a mask says which positions of a row hold tokens. Keys and values that
+ * an adapter puts before every sequence stand at the front of each row and are not counted among its tokens.
  */
 export class KvCache {
   readonly rows: number;
   readonly lengths: Int32Array<ArrayBuffer>;
+  /** Of layer after layer what stands before every row, (1, Hkv, P, D) each; none without an adapter's. */
+  readonly front: readonly Tensor[];
+  /** P: where a row's tokens begin. */
+  readonly #start: number;
   readonly #sizes: LanguageModelSizes;
   #capacity = 0;
   #layers: { keys: Tensor<"float32">; values: Tensor<"float32"> }[] = [];
   #mask: Tensor<"float32">;
 
-  constructor(sizes: LanguageModelSizes, rows: number, capacity: number) {
+  constructor(
+    sizes: LanguageModelSizes,
+    rows: number,
+    capacity: number,
+    front: readonly Tensor[] = [],
+  ) {
     this.#sizes = sizes;
+    this.front = front;
+    this.#start = front[0]?.shape[2] ?? 0;
     this.rows = rows;
     this.lengths = new Int32Array(rows);
     this.#mask = Tensor.zeros([rows, 1, 1, 0], "float32");
     this.reserve(capacity);
+    this.#fillFront();
+  }
+
+  #fillFront(): void {
+    const { nKvHeads, headDim } = this.#sizes;
+    const size = this.#start * headDim;
+    this.front.forEach((from, i) => {
+      const { keys, values } = this.#layers[i >> 1]!;
+      const to = i % 2 === 0 ? keys : values;
+      const source = from.data as Float32Array;
+      for (let at = 0; at < this.rows * nKvHeads; at++) {
+        const head = at % nKvHeads;
+        to.data.set(source.subarray(head * size, (head + 1) * size), at * this.#capacity * headDim);
+      }
+    });
   }
 
   get capacity(): number {
@@ -50,7 +77,7 @@ export class KvCache {
 
   /** Makes room for at least `length` tokens a row, keeping what is there. */
   reserve(length: number): void {
-    const capacity = cacheCapacity(length);
+    const capacity = cacheCapacity(this.#start + length);
     if (capacity <= this.#capacity) return;
     const { nKvHeads, headDim, nLayers } = this.#sizes;
     const old = this.#capacity;
@@ -71,7 +98,7 @@ export class KvCache {
     this.#capacity = capacity;
     const mask = new Float32Array(this.rows * capacity).fill(masked);
     for (let row = 0; row < this.rows; row++) {
-      mask.fill(0, row * capacity, row * capacity + this.lengths[row]!);
+      mask.fill(0, row * capacity, row * capacity + this.#start + this.lengths[row]!);
     }
     this.#mask = new Tensor("float32", [this.rows, 1, 1, capacity], mask);
   }
@@ -80,7 +107,7 @@ export class KvCache {
   truncate(length: number): void {
     for (let row = 0; row < this.rows; row++) {
       if (this.lengths[row]! <= length) continue;
-      const start = row * this.#capacity;
+      const start = row * this.#capacity + this.#start;
       this.#mask.data.fill(masked, start + length, start + this.lengths[row]!);
       this.lengths[row] = length;
     }
@@ -130,7 +157,7 @@ export class KvCache {
             const start = at * length * headDim;
             to.data.set(
               source.subarray(start, start + counts[row]! * headDim),
-              (at * this.#capacity + this.lengths[row]!) * headDim,
+              (at * this.#capacity + this.#start + this.lengths[row]!) * headDim,
             );
           }
         }
@@ -141,9 +168,9 @@ export class KvCache {
 
   #checkRoom(counts: ArrayLike<number>): void {
     for (let row = 0; row < this.rows; row++) {
-      if (this.lengths[row]! + counts[row]! > this.#capacity) {
+      if (this.#start + this.lengths[row]! + counts[row]! > this.#capacity) {
         throw new StateError(
-          `cache: row ${row} holds ${this.lengths[row]} of ${this.#capacity} tokens, ${counts[row]} more do not fit.`,
+          `cache: row ${row} holds ${this.lengths[row]} of ${this.#capacity - this.#start} tokens, ${counts[row]} more do not fit.`,
         );
       }
     }
@@ -151,7 +178,7 @@ export class KvCache {
 
   #lengthen(counts: ArrayLike<number>): void {
     for (let row = 0; row < this.rows; row++) {
-      const start = row * this.#capacity + this.lengths[row]!;
+      const start = row * this.#capacity + this.#start + this.lengths[row]!;
       this.#mask.data.fill(0, start, start + counts[row]!);
       this.lengths[row]! += counts[row]!;
     }
@@ -171,7 +198,7 @@ export class KvCache {
       const source = from.data as Float32Array;
       const length = from.shape[2]!;
       for (let at = 0; at < this.rows * nKvHeads; at++) {
-        const end = at * this.#capacity + this.lengths[Math.floor(at / nKvHeads)]!;
+        const end = at * this.#capacity + this.#start + this.lengths[Math.floor(at / nKvHeads)]!;
         places.forEach((place, k) => {
           const start = (at * length + place) * headDim;
           to.data.set(source.subarray(start, start + headDim), (end + k) * headDim);

@@ -4,6 +4,7 @@
  * weights in the session), one, used with a `PromptMemory`, reads what a prompt adds to an earlier one, and
  * one, used with a drafter, reads a tree of tokens (its size symbolic, base weights in the session too).
  */
+import { positionsBeside } from "../adapters/adapted.ts";
 import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { LoraBank } from "../adapters/bank.ts";
 import type { Backend, Executable } from "../backend/backend.ts";
@@ -51,6 +52,9 @@ export type {
 
 export class Decoder {
   readonly #model: LanguageModel;
+  /** Tokens of a sequence at most, and why they may be fewer than the model's. */
+  readonly #maxPositions: number;
+  readonly #virtual: string;
   readonly #bank: LoraBank | undefined;
   readonly #state: StateForm;
   readonly #programs: DecoderPrograms;
@@ -72,7 +76,12 @@ export class Decoder {
     options: DecoderOptions = {},
   ) {
     this.#model = model;
-    this.#state = stateForm(model, options.adapter?.adapter.passes);
+    const adapter = options.adapter?.adapter;
+    this.#state = stateForm(model, adapter?.passes);
+    this.#maxPositions = positionsBeside(model, adapter);
+    this.#virtual = adapter?.virtualTokens
+      ? ` behind ${adapter.virtualTokens} virtual ones of the adapter`
+      : "";
     this.#backend = backend;
     if (options.adapter && options.bank) {
       throw new OptionError("decoder: takes an adapter or a bank, got both — fill a slot with it.");
@@ -84,6 +93,11 @@ export class Decoder {
       prepack: this.#prepack,
     });
     this.#leastRows = (options.batchExact ?? true) ? 2 : 1;
+  }
+
+  /** Tokens of a prompt and its answer at most: the model's positions, less those that an adapter takes. */
+  get maxPositions(): number {
+    return this.#maxPositions;
   }
 
   /**
@@ -108,7 +122,8 @@ export class Decoder {
     checkSampling(options);
     const { maxNewTokens = 64, stopIds = [], seed = 0, logprobs, memory, signal } = options;
     const { constraints } = options;
-    const { maxPositions, vocabSize } = this.#model.sizes;
+    const { vocabSize } = this.#model.sizes;
+    const maxPositions = this.#maxPositions;
     if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
       throw new OptionError(`maxNewTokens must be a whole number from 1, got ${maxNewTokens}.`);
     }
@@ -126,7 +141,7 @@ export class Decoder {
       if (prompt.length === 0) throw new OptionError(`generate: prompt ${i} has no tokens.`);
       if (prompt.length >= maxPositions) {
         throw new OptionError(
-          `generate: prompt ${i} has ${prompt.length} tokens, the model takes ${maxPositions - 1} and the one to come.`,
+          `generate: prompt ${i} has ${prompt.length} tokens, the model takes ${maxPositions - 1} and the one to come${this.#virtual}.`,
         );
       }
     });
@@ -145,9 +160,9 @@ export class Decoder {
     );
     const room = longest + Math.min(maxNewTokens, 32);
     const slots = readSlots(this.#bank, options.slots, prompts.length);
-    const cache =
-      memory?.open(this.#ownerOf(slots?.[0]), prompts[0]!, () => this.#state.create(rows, room)) ??
-      this.#state.create(rows, room);
+    const front = await this.#programs.front();
+    const make = (): TokenState => this.#state.create(rows, room, front);
+    const cache = memory?.open(this.#ownerOf(slots?.[0]), prompts[0]!, make) ?? make();
     if (slots) this.#slots.set(cache, new SlotsOfRows(this.#bank!, slots, rows));
     cache.reserve(room);
     const made: number[][] = prompts.map(() => []);
@@ -222,10 +237,11 @@ export class Decoder {
     const completions: Completion[] = [];
     busy.add(drafter);
     try {
+      const front = await this.#programs.front();
       for (const [row, prompt] of prompts.entries()) {
         const slot = slots?.slice(row, row + 1);
         // A tree has rows enough: its cache has one row, that of plain calls two.
-        const make = (): TokenState => this.#state.create(1, prompt.length);
+        const make = (): TokenState => this.#state.create(1, prompt.length, front);
         const owner = this.#ownerOf(slot?.[0], true);
         const cache = (memory?.open(owner, prompt, make) ?? make()) as KvCache;
         if (slot) this.#slots.set(cache, new SlotsOfRows(this.#bank!, slot, 1));
@@ -245,7 +261,8 @@ export class Decoder {
   }
 
   #treeReader(cache: KvCache): TreeReader {
-    const { vocabSize, maxPositions } = this.#model.sizes;
+    const { vocabSize } = this.#model.sizes;
+    const maxPositions = this.#maxPositions;
     const limit = this.#model.cacheLimit ?? Infinity;
     let outputs: readonly Tensor[] = [];
     return {
@@ -310,7 +327,7 @@ export class Decoder {
   async #prefill(prompts: readonly Int32Array[], cache: TokenState): Promise<Tensor> {
     const rows = prompts.length;
     const longest = Math.max(...prompts.map((prompt) => prompt.length));
-    const length = Math.min(this.#model.sizes.maxPositions, bucket(longest));
+    const length = Math.min(this.#maxPositions, bucket(longest));
     const ids = new Int32Array(rows * length);
     prompts.forEach((prompt, row) => {
       ids.set(prompt, row * length);
@@ -326,6 +343,7 @@ export class Decoder {
       new Tensor("int32", [rows, length], ids),
       ...(this.#model.cacheLimit === undefined ? [] : [positionsOf(prompts, length)]),
       new Tensor("int32", [rows], last),
+      ...(cache.front ?? []),
     ]);
     cache.commit(
       outputs,
@@ -338,7 +356,7 @@ export class Decoder {
   async #extend(added: readonly Int32Array[], cache: TokenState): Promise<Tensor> {
     const rows = added.length;
     const count = added[0]!.length;
-    const length = Math.min(this.#model.sizes.maxPositions, bucket(count));
+    const length = Math.min(this.#maxPositions, bucket(count));
     const held = cache.lengths[0]!;
     const ids = new Int32Array(rows * length);
     const positions = new Int32Array(rows * length);
@@ -367,7 +385,7 @@ export class Decoder {
     const { rows } = cache;
     const length = Math.max(...cache.lengths);
     // A finished row goes on unseen; its positions stay inside the tables.
-    const limit = this.#model.sizes.maxPositions - 1;
+    const limit = this.#maxPositions - 1;
     const positions = cache.lengths.map((n) => Math.min(n, limit));
     cache.reserve(length + 1);
     const executable = await this.#programs.step();

@@ -1,5 +1,5 @@
 /** The programs of a decoder: each is loaded when it is first asked for. */
-import { contextOf, joinContexts, numbersOf } from "../adapters/adapted.ts";
+import { contextOf, joinContexts, numbersOf, spreadPast } from "../adapters/adapted.ts";
 import type { LoadedAdapter } from "../adapters/adapter.ts";
 import type { LoraBank } from "../adapters/bank.ts";
 import { type AnyTensor, type Backend, type Executable, runAnywhere } from "../backend/backend.ts";
@@ -7,7 +7,7 @@ import { type SpecTree, spec, trace } from "../backend/compile.ts";
 import { place, releaseAll } from "../backend/place.ts";
 import type { ValueTree } from "../ir/control.ts";
 import type { Spec, Value } from "../ir/graph.ts";
-import type { ForwardOptions, LanguageModel } from "../models/model.ts";
+import type { ForwardOptions, LanguageModel, LayerPast } from "../models/model.ts";
 import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { slotsName } from "./slots.ts";
@@ -51,15 +51,48 @@ export class DecoderPrograms {
     this.#options = options;
   }
 
-  /** Reads prompts: ids (rows, length), positions where the model needs them, last tokens (rows,). */
+  /**
+   * Keys and values of layer after layer that an adapter puts before every sequence, (1, Hkv, P, D) each, as
+   * its numbers are now; none without one that does.
+   */
+  async front(): Promise<readonly Tensor[]> {
+    const { adapter, form } = this.#options;
+    const past = adapter?.adapter.past;
+    if (!past) return [];
+    let loaded = this.#loaded.get("front");
+    if (!loaded) {
+      const traced = trace(
+        ((own: ValueRecord, base: ValueRecord) => {
+          const options = joinContexts(form?.(base) ?? {}, adapter.adapter.context(own));
+          const layers = past(own, this.#model, this.#model.context(base, {}, options));
+          return layers.flatMap(({ keys, values }) => [keys, values]);
+        }) as never,
+        [this.#ownSpecs(), this.#params],
+      );
+      loaded = this.#backend.load(traced.program);
+      this.#loaded.set("front", loaded);
+    }
+    return this.run(await loaded, undefined, true, []);
+  }
+
+  /**
+   * Reads prompts: ids (rows, length), positions where the model needs them, last tokens (rows,), what an
+   * adapter puts before them.
+   */
   prefill(length: number): Promise<Executable> {
     const ids = spec(["rows", length], "int32");
     const hasPositions = this.#model.cacheLimit !== undefined;
+    const { nLayers, nKvHeads, headDim } = this.#model.sizes;
+    const count = this.#options.adapter?.adapter.virtualTokens ?? 0;
+    const kv = spec([1, nKvHeads, count, headDim]);
+    const front = Array.from({ length: count > 0 ? nLayers : 0 }, () => ({ keys: kv, values: kv }));
     return this.#program(`prefill ${length}`, false, {
-      specs: [ids, hasPositions ? [ids] : [], spec(["rows"], "int32")],
-      read: ([tokens, at, rows]: readonly unknown[]) => {
+      specs: [ids, hasPositions ? [ids] : [], spec(["rows"], "int32"), front],
+      read: ([tokens, at, rows, before]: readonly unknown[]) => {
         const positions = (at as readonly Value[])[0];
+        const layers = before as readonly LayerPast[];
         return {
+          ...(layers.length > 0 && { past: spreadPast(layers, "rows") }),
           ids: tokens as Value,
           rows: rows as Value,
           ...this.#state.padded(rows as Value, length),

@@ -1,5 +1,5 @@
 /** What a model thinks of texts that are there: the probability of each token that carries loss. */
-import { contextOf, numbersOf } from "../adapters/adapted.ts";
+import { contextOf, numbersOf, positionsBeside } from "../adapters/adapted.ts";
 import type { LoadedAdapter } from "../adapters/adapter.ts";
 import { type AnyTensor, type Backend, type Executable, runAnywhere } from "../backend/backend.ts";
 import { spec, trace } from "../backend/compile.ts";
@@ -117,7 +117,8 @@ export class Scorer {
    * @throws StateError when released, or ended by the signal.
    */
   async score(examples: readonly Example[], options: ScoreOptions = {}): Promise<TokenScores[]> {
-    const { maxPositions, vocabSize } = this.#model.sizes;
+    const { vocabSize } = this.#model.sizes;
+    const maxPositions = positionsBeside(this.#model, this.#adapter?.adapter);
     const { window = maxPositions, batchSize = 16, onProgress, signal } = options;
     if (window > maxPositions) {
       throw new OptionError(
@@ -173,7 +174,8 @@ export class Scorer {
     scores: readonly TokenScores[],
   ): Promise<void> {
     const longest = Math.max(...jobs.map(({ start, end }) => end - start - 1));
-    const length = Math.min(this.#model.sizes.maxPositions, padded(longest));
+    const room = positionsBeside(this.#model, this.#adapter?.adapter);
+    const length = Math.min(room, padded(longest));
     const executable = await this.#programFor(length);
     const ids = new Int32Array(jobs.length * length);
     const rows: number[] = [];

@@ -25,6 +25,8 @@ export interface TokenState {
   readonly rows: number;
   /** Tokens of each row. */
   readonly lengths: Int32Array<ArrayBuffer>;
+  /** Keys and values that an adapter puts before every row, as given to `create`; default none. */
+  readonly front?: readonly Tensor[];
   /** In the order of `StateForm.specs`. */
   readonly inputs: readonly Tensor[];
   /** Makes room for `length` tokens a row. */
@@ -39,7 +41,8 @@ export interface TokenState {
 export interface StateForm {
   /** Of the inputs; rows are "rows". */
   readonly specs: Tree<Spec>;
-  create(rows: number, room: number): TokenState;
+  /** @param front keys and values of one layer after another that stand before every row, (1, Hkv, P, D) */
+  create(rows: number, room: number, front?: readonly Tensor[]): TokenState;
   /** What a forward pass takes of the inputs. */
   given(inputs: ValueTree): ForwardOptions;
   /**
@@ -73,7 +76,7 @@ function keysAndValues(model: LanguageModel, passes: number): StateForm {
       layers: Array.from({ length: nLayers }, () => ({ keys: kv, values: kv })),
       mask: spec(["rows", 1, 1, "past"]),
     },
-    create: (rows, room) => new KvCache(sizes, rows, room),
+    create: (rows, room, front) => new KvCache(sizes, rows, room, front),
     given: (inputs) => ({
       past: inputs as unknown as { readonly layers: readonly LayerPast[]; readonly mask: Value },
     }),

@@ -1,6 +1,7 @@
 /** First numbers of an adapter, and how a LoRA is kept whose first numbers were taken from its base. */
 import type { Adapter, AdapterNumbers, PrepareScene } from "../adapters/adapter.ts";
 import type { LoraAdapter, LoraOptions } from "../adapters/lora.ts";
+import { addProduct } from "../adapters/lora-merge.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
@@ -33,9 +34,12 @@ export function takenFromBase(
   adapter: LoraAdapter,
   first: TensorRecord,
 ): TensorRecord {
-  const turned = { ...first };
-  for (const { b } of adapter.layers.values()) turned[b] = negated(first[b]!);
-  return { ...base, ...adapter.merge(base, turned) };
+  const taken: TensorRecord = { ...base };
+  for (const { path, layer, scale, a, b } of adapter.layers.values()) {
+    const name = `${path}.weight`;
+    taken[name] = addProduct(base[name]!, first[b]!, first[a]!, -scale, layer.inputsFirst);
+  }
+  return taken;
 }
 
 /**

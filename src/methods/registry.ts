@@ -6,10 +6,25 @@
  */
 import type { AnyAdapterKind } from "../adapters/adapter.ts";
 import { OptionError } from "../errors.ts";
+import { adaloraMethod } from "./adapt/adalora.ts";
+import { boftMethod } from "./adapt/boft.ts";
+import { bottleneck } from "./adapt/bottleneck.ts";
 import { eva } from "./adapt/eva.ts";
 import { hydra } from "./adapt/hydra.ts";
+import { ia3Method } from "./adapt/ia3.ts";
+import { loftq } from "./adapt/loftq.ts";
+import { lohaMethod } from "./adapt/loha.ts";
+import { lokrMethod } from "./adapt/lokr.ts";
 import { lora } from "./adapt/lora.ts";
+import { loraGa } from "./adapt/lora-ga.ts";
 import { ltSft } from "./adapt/lt-sft.ts";
+import { oftMethod } from "./adapt/oft.ts";
+import { olora } from "./adapt/olora.ts";
+import { pissa } from "./adapt/pissa.ts";
+import { prefixTuning } from "./adapt/prefix-tuning.ts";
+import { promptTuning } from "./adapt/prompt-tuning.ts";
+import { sketchTune } from "./adapt/sketchtune.ts";
+import { veraMethod } from "./adapt/vera.ts";
 import { xLora } from "./adapt/x-lora.ts";
 import { dpo } from "./align/dpo.ts";
 import { ipo } from "./align/ipo.ts";
@@ -50,9 +65,24 @@ import { ppo } from "./reinforce/ppo.ts";
 
 const implemented: readonly AnyMethod[] = [
   ltSft,
+  bottleneck,
+  prefixTuning,
+  promptTuning,
   hydra,
   eva,
+  adaloraMethod,
+  boftMethod,
+  ia3Method,
+  lohaMethod,
+  lokrMethod,
+  oftMethod,
+  veraMethod,
+  loftq,
   lora,
+  loraGa,
+  olora,
+  pissa,
+  sketchTune,
   xLora,
   dpo,
   ipo,
@@ -246,8 +276,6 @@ const planned = `
   Solves equations on meshes that a learnt mover bends to where the solution is steep, without mesh data.
 87 | medagent-search | MedAgentSearch | search | searcher, agent | 2504.11301 | Learning to Be A Doctor: Searching for Effective Medical Agent Architectures
   Evolves workflows of diagnostic agents by edits that follow from the cases they failed.
-88 | sketchtune | SketchTune | adapt | adapter | 2410.06364 | Sketch to Adapt: Fine-Tunable Sketches for Efficient LLM Adaptation
-  Stores each weight row as a few shared values and a map of codes, and trains the values in place of an adapter.
 89 | adam-aper | SimpleCIL + ADAM | continual | streamLearner | 2303.07338 | Revisiting Class-Incremental Learning with Pre-Trained Models: Generalizability and Adaptivity are All You Need
   Class prototypes on features of a frozen and a once-adapted model, joined.
 90 | ondevice-planner | OnDeviceLM Planner | lifecycle | analysis | 2409.00088 | On-Device Language Models: A Comprehensive Review

@@ -7,7 +7,7 @@ import { add } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { reshape, transpose } from "../ir/layout.ts";
 import { type Activation, activationNamed } from "../nn/activation.ts";
-import { attention } from "../nn/attention.ts";
+import { attention, attentionProbabilities } from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
 import { dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
@@ -15,6 +15,7 @@ import { normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 
 export interface BertSizes {
   readonly vocabSize: number;
@@ -75,9 +76,10 @@ class AddAndNorm extends Module {
     this.LayerNorm = this.child("LayerNorm", new LayerNorm(dModel, { epsilon }));
   }
 
-  forward(context: Context, x: Value, residual: Value): Value {
+  /** @param site what becomes of the layer's output before it is added */
+  forward(context: Context, x: Value, residual: Value, site: (y: Value) => Value): Value {
     const y = dropout(context, this.dense.forward(context, x), this.#dropout, this);
-    return this.LayerNorm.forward(context, add(y, residual));
+    return this.LayerNorm.forward(context, add(site(y), residual));
   }
 }
 
@@ -128,13 +130,20 @@ class Layer extends Module {
     const width = self.query.outFeatures;
     const heads = (layer: Linear): Value =>
       splitHeads(layer.forward(context, x), batch, length, this.#nHeads, width / this.#nHeads);
-    const mixed = attention(heads(self.query), heads(self.key), heads(self.value), {
-      ...(mask && { mask }),
-    });
+    const [q, k, v] = [heads(self.query), heads(self.key), heads(self.value)];
+    const masks = { ...(mask && { mask }) };
+    const mixed = attention(q, k, v, masks);
     const merged = reshape(transpose(mixed, [0, 2, 1, 3]), [x.shape[0]!, width]);
-    const y = output.forward(context, merged, x);
+    const size = [batch, length] as const;
+    const probabilities = (): Value => attentionProbabilities(q, k, masks);
+    const y = output.forward(context, merged, x, (z) =>
+      context.site(this.attention, x, z, { stream: x, size, attention: probabilities }),
+    );
     const inner = this.#activation(this.intermediate.dense.forward(context, y));
-    return this.output.forward(context, inner, y);
+    const out = this.output.forward(context, inner, y, (z) =>
+      context.site(this.output, y, z, { stream: y, size }),
+    );
+    return context.site(this, x, out, { size });
   }
 }
 
@@ -196,6 +205,15 @@ export class BertBody extends Module {
     this.embeddings = this.child("embeddings", new Embeddings(sizes));
     this.encoder = this.child("encoder", new Encoder(sizes));
     this.pooler = hasPooler ? this.child("pooler", new Pooler(sizes)) : undefined;
+  }
+
+  /** @param model in whose tree this body stands */
+  blockSites(model: Module): BlockSites[] {
+    const { items } = this.encoder.layer;
+    return blockSites(model, items, this.#sizes.dModel, ({ attention: self, output }) => ({
+      attention: self,
+      feedForward: output,
+    }));
   }
 
   /**

@@ -18,6 +18,7 @@ import { type Context, Module, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { BertBody, type BertSizes, plain, refuseVariants } from "./bert-layers.ts";
+import type { BlockSites } from "./blocks.ts";
 import { dropoutRate, layerCount, positive, positiveReal, readConfig, tokenId } from "./config.ts";
 import {
   architectureOf,
@@ -117,6 +118,7 @@ export class Bert extends Network<Value, EncoderOptions, EncoderResult> implemen
   readonly head: EncoderHead | undefined;
   /** Buffers, and what a checkpoint has for a head or a pooler that is not used. */
   readonly ignored: RegExp;
+  readonly blocks: readonly BlockSites[];
   readonly #body: BertBody;
 
   constructor(config: BertConfig) {
@@ -143,6 +145,7 @@ export class Bert extends Network<Value, EncoderOptions, EncoderResult> implemen
     else for (const [name, child] of childrenOf(this.#body)) this.child(name, child);
     this.head = head && this.#headOf(head, sizes);
     this.targets = linearLayers(this, this.head);
+    this.blocks = this.#body.blockSites(this);
     const isWords = head?.task === "masked-lm";
     this.tied = isWords
       ? {

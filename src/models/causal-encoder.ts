@@ -8,6 +8,7 @@ import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import type { Context, Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
+import type { BlockSites } from "./blocks.ts";
 import { childrenOf, type HeadConfig, headJson, readLabels, readProblem } from "./heads.ts";
 import type {
   EncoderHead,
@@ -35,6 +36,7 @@ export class CausalEncoder
   readonly ignored: RegExp;
   readonly head: EncoderHead | undefined;
   readonly embedding: Slot;
+  readonly blocks: readonly BlockSites[];
   readonly #inner: LanguageModel;
 
   /**
@@ -51,6 +53,7 @@ export class CausalEncoder
     this.defaultTargets = inner.defaultTargets;
     this.ignored = inner.ignored ?? /(?!)/;
     for (const [name, child] of childrenOf(inner)) this.child(name, child);
+    this.blocks = inner.blocks ?? [];
     this.tied = head ? {} : inner.tied;
     if (!head) {
       this.head = undefined;

@@ -2,7 +2,12 @@
 import { UnsupportedError } from "../errors.ts";
 import type { Value } from "../ir/graph.ts";
 import { expand, reshape, transpose, unsqueeze } from "../ir/layout.ts";
-import { attention, indicesTo } from "../nn/attention.ts";
+import {
+  type AttentionOptions,
+  attention,
+  attentionProbabilities,
+  indicesTo,
+} from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
 import { Linear } from "../nn/linear.ts";
 import type { Context, Module } from "../nn/module.ts";
@@ -101,29 +106,40 @@ export interface AttendOptions {
   readonly scale?: number;
 }
 
-/** Causal attention with what a forward pass was given: (B, H, T, D) → (B·T, H·D). */
+/** What attention gives to its output layer, (B·T, H·D), and what it weighed values with, (B, H, T, S). */
+export interface Attended {
+  readonly mixed: Value;
+  readonly probabilities: () => Value;
+}
+
+/** Causal attention of queries (B, H, T, D) with what a forward pass was given. */
 export function attend(
   q: Value,
   { keys, values }: LayerPast,
   { mask, positions, past }: ForwardOptions,
   layer: LayerPast | undefined,
   { window, scale }: AttendOptions = {},
-): Value {
+): Attended {
   const [, heads, , headDim] = q.shape as readonly number[];
-  const mixed = attention(q, keys, values, {
+  const options: AttentionOptions = {
     causal: true,
     ...(window !== undefined && { window, ...(positions && { positions }) }),
     ...(scale !== undefined && { scale }),
     ...(mask && { mask }),
     ...(layer && { past: { ...layer, mask: past!.mask } }),
-  });
-  return reshape(transpose(mixed, [0, 2, 1, 3]), [-1, heads! * headDim!]);
+  };
+  const mixed = attention(q, keys, values, options);
+  return {
+    mixed: reshape(transpose(mixed, [0, 2, 1, 3]), [-1, heads! * headDim!]),
+    probabilities: () => attentionProbabilities(q, keys, options),
+  };
 }
 
 /** Runs blocks one after the other, each recomputed in the backward pass where the context says so. */
-export function runBlocks<B>(
+export function runBlocks<B extends Module>(
   context: Context,
   x: Value,
+  size: BatchSize,
   blocks: readonly B[],
   options: ForwardOptions,
   forward: (block: B, x: Value, past: LayerPast | undefined, index: number) => [Value, LayerPast],
@@ -132,7 +148,10 @@ export function runBlocks<B>(
   const present: LayerPast[] = [];
   for (const [i, block] of blocks.entries()) {
     const past = options.past?.layers[i];
-    const [next, kv] = checkpointed(context, y, (input) => forward(block, input, past, i));
+    const [next, kv] = checkpointed(context, y, (input): [Value, LayerPast] => {
+      const [output, present] = forward(block, input, past, i);
+      return [context.site(block, input, output, { size }), present];
+    });
     y = next;
     present.push(kv);
   }

@@ -4,13 +4,14 @@ import { add } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { reshape, transpose } from "../ir/layout.ts";
 import { type Activation, activationNamed } from "../nn/activation.ts";
-import { attention } from "../nn/attention.ts";
+import { attention, attentionProbabilities } from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
 import { normal, zeros } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { splitHeads } from "./bert-layers.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 
 export interface TowerSizes {
   readonly dModel: number;
@@ -95,18 +96,26 @@ class Layer extends Module {
     const width = q_proj.outFeatures;
     const heads = (layer: Linear): Value =>
       splitHeads(layer.forward(context, before), batch, length, this.#nHeads, width / this.#nHeads);
-    const mixed = attention(heads(q_proj), heads(k_proj), heads(v_proj), {
-      ...(causal && { causal }),
-      ...(mask && { mask }),
-    });
+    const [q, k, v] = [heads(q_proj), heads(k_proj), heads(v_proj)];
+    const masks = { ...(causal && { causal }), ...(mask && { mask }) };
+    const mixed = attention(q, k, v, masks);
     const merged = reshape(transpose(mixed, [0, 2, 1, 3]), [x.shape[0]!, width]);
-    const y = add(out_proj.forward(context, merged), x);
-    return add(this.mlp.forward(context, this.layer_norm2.forward(context, y)), y);
+    const size = [batch, length] as const;
+    const own = context.site(this.self_attn, before, out_proj.forward(context, merged), {
+      ...{ stream: x, size },
+      attention: () => attentionProbabilities(q, k, masks),
+    });
+    const y = add(own, x);
+    const after = this.layer_norm2.forward(context, y);
+    const inner = this.mlp.forward(context, after);
+    const z = add(context.site(this.mlp, after, inner, { stream: y, size }), y);
+    return context.site(this, x, z, { size });
   }
 }
 
 export class ClipEncoder extends Module {
   readonly layers: ModuleList<Layer>;
+  readonly #dModel: number;
 
   /** @throws OptionError when the heads do not divide the width. */
   constructor(sizes: TowerSizes) {
@@ -116,8 +125,17 @@ export class ClipEncoder extends Module {
         `clip: dModel ${sizes.dModel} must be a multiple of nHeads ${sizes.nHeads}.`,
       );
     }
+    this.#dModel = sizes.dModel;
     const layers = Array.from({ length: sizes.nLayers }, () => new Layer(sizes));
     this.layers = this.child("layers", new ModuleList(layers));
+  }
+
+  /** @param model in whose tree this tower stands */
+  blockSites(model: Module): BlockSites[] {
+    return blockSites(model, this.layers.items, this.#dModel, ({ self_attn, mlp }) => ({
+      attention: self_attn,
+      feedForward: mlp,
+    }));
   }
 
   /** (B·T, D) → the same */

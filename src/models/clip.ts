@@ -21,6 +21,7 @@ import { type Context, Module, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { toStatic } from "../tensor/shape.ts";
+import type { BlockSites } from "./blocks.ts";
 import { ClipEncoder, type TowerSizes } from "./clip-encoder.ts";
 import {
   layerCount,
@@ -208,6 +209,7 @@ export class ClipText
   readonly head = undefined;
   readonly ignored: RegExp = positionIds;
   readonly peftPaths?: PeftPaths;
+  readonly blocks: readonly BlockSites[];
   readonly #tower: TextTower;
   readonly #projection: Linear | undefined;
 
@@ -220,6 +222,7 @@ export class ClipText
     if (!hasProjection) this.peftPaths = withoutFirstPart("text_model");
     this.sizes = textSizes(config);
     this.targets = linearLayers(this, undefined);
+    this.blocks = this.#tower.encoder.blockSites(this);
     this.config = {
       architectures: [hasProjection ? "CLIPTextModelWithProjection" : "CLIPTextModel"],
       ...textJson(config),
@@ -252,6 +255,7 @@ export class ClipVision extends Network<Value, VisionOptions, VisionResult> impl
   readonly head = undefined;
   readonly ignored: RegExp = positionIds;
   readonly peftPaths?: PeftPaths;
+  readonly blocks: readonly BlockSites[];
   readonly #tower: VisionTower;
   readonly #projection: Linear | undefined;
 
@@ -265,6 +269,7 @@ export class ClipVision extends Network<Value, VisionOptions, VisionResult> impl
     if (!hasProjection) this.peftPaths = withoutFirstPart("vision_model");
     this.sizes = this.#tower.sizes;
     this.targets = linearLayers(this, undefined);
+    this.blocks = this.#tower.encoder.blockSites(this);
     this.config = {
       architectures: [hasProjection ? "CLIPVisionModelWithProjection" : "CLIPVisionModel"],
       ...visionJson(config),
@@ -292,6 +297,7 @@ export class Clip extends Module implements VisionTextModel {
   readonly tied: Readonly<Record<string, string>> = {};
   readonly defaultTargets: readonly string[] = ["q_proj", "v_proj"];
   readonly ignored: RegExp = positionIds;
+  readonly blocks: readonly BlockSites[];
   readonly #text: TextTower;
   readonly #vision: VisionTower;
   readonly #textProjection: Linear;
@@ -314,6 +320,7 @@ export class Clip extends Module implements VisionTextModel {
     this.text = textSizes(text);
     this.vision = this.#vision.sizes;
     this.targets = linearLayers(this, undefined);
+    this.blocks = [this.#text, this.#vision].flatMap(({ encoder }) => encoder.blockSites(this));
     this.config = {
       architectures: ["CLIPModel"],
       model_type: "clip",

@@ -11,7 +11,7 @@ import { gather } from "../ir/indexing.ts";
 import { reshape, slice, transpose } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { type Activation, activationNamed } from "../nn/activation.ts";
-import { attention } from "../nn/attention.ts";
+import { attention, attentionProbabilities } from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
 import { dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
@@ -21,6 +21,7 @@ import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { plain, splitHeads } from "./bert-layers.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import { dropoutRate, layerCount, positive, readConfig, tokenId } from "./config.ts";
 import {
   architectureOf,
@@ -123,12 +124,20 @@ class Layer extends Module {
     const { q_lin, k_lin, v_lin, out_lin } = this.attention;
     const heads = (layer: Linear): Value =>
       splitHeads(layer.forward(context, x), batch, length, nHeads, dModel / nHeads);
-    const mixed = attention(heads(q_lin), heads(k_lin), heads(v_lin), { ...(mask && { mask }) });
+    const [q, k, v] = [heads(q_lin), heads(k_lin), heads(v_lin)];
+    const masks = { ...(mask && { mask }) };
+    const mixed = attention(q, k, v, masks);
     const merged = reshape(transpose(mixed, [0, 2, 1, 3]), [x.shape[0]!, dModel]);
-    const y = this.sa_layer_norm.forward(context, add(out_lin.forward(context, merged), x));
+    const size = [batch, length] as const;
+    const attended = context.site(this.attention, x, out_lin.forward(context, merged), {
+      ...{ stream: x, size },
+      attention: () => attentionProbabilities(q, k, masks),
+    });
+    const y = this.sa_layer_norm.forward(context, add(attended, x));
     const inner = this.#activation(this.ffn.lin1.forward(context, y));
-    const z = dropout(context, this.ffn.lin2.forward(context, inner), rate, this.ffn);
-    return this.output_layer_norm.forward(context, add(z, y));
+    const out = dropout(context, this.ffn.lin2.forward(context, inner), rate, this.ffn);
+    const z = context.site(this.ffn, y, out, { stream: y, size });
+    return context.site(this, x, this.output_layer_norm.forward(context, add(z, y)), { size });
   }
 }
 
@@ -189,6 +198,7 @@ export class DistilBert
   readonly tied: Readonly<Record<string, string>>;
   readonly defaultTargets: readonly string[] = ["q_lin", "v_lin"];
   readonly head: EncoderHead | undefined;
+  readonly blocks: readonly BlockSites[];
   readonly ignored: RegExp = /embeddings\.position_ids$/;
   readonly #body: Body;
   readonly #dropout: number;
@@ -207,6 +217,11 @@ export class DistilBert
     else for (const [name, child] of childrenOf(this.#body)) this.child(name, child);
     this.head = head && this.#headOf(head, config);
     this.targets = linearLayers(this, this.head);
+    const { items } = this.#body.transformer.layer;
+    this.blocks = blockSites(this, items, dModel, ({ attention: self, ffn }) => ({
+      attention: self,
+      feedForward: ffn,
+    }));
     this.tied =
       head?.task === "masked-lm"
         ? { "vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight" }

@@ -20,6 +20,7 @@ import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { type RopeScaling, type Rotation, rotate } from "../nn/rope.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
 import {
   flag,
@@ -112,7 +113,7 @@ class Attention extends Module {
     rotation: Rotation,
     options: ForwardOptions,
     past: LayerPast | undefined,
-  ): [Value, LayerPast] {
+  ): [output: Value, present: LayerPast, probabilities: () => Value] {
     const { nHeads, nKvHeads, headDim, slidingWindow, queryPreAttnScalar } = this.#config;
     const heads = (layer: Linear, count: number): Value =>
       splitHeads(layer.forward(context, x), size, count, headDim);
@@ -123,11 +124,11 @@ class Attention extends Module {
       keys: turned(this.k_norm, heads(this.k_proj, nKvHeads)),
       values: heads(this.v_proj, nKvHeads),
     };
-    const mixed = attend(q, present, options, past, {
+    const { mixed, probabilities } = attend(q, present, options, past, {
       scale: 1 / Math.sqrt(queryPreAttnScalar ?? 256),
       ...(this.#isLocal && { window: slidingWindow }),
     });
-    return [this.o_proj.forward(context, mixed), present];
+    return [this.o_proj.forward(context, mixed), present, probabilities];
   }
 }
 
@@ -179,10 +180,23 @@ class Block extends Module {
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
     const normed = this.input_layernorm.forward(context, x);
-    const [mixed, present] = this.self_attn.forward(context, normed, size, rotation, options, past);
-    const y = add(x, this.post_attention_layernorm.forward(context, mixed));
-    const inner = this.mlp.forward(context, this.pre_feedforward_layernorm.forward(context, y));
-    return [add(y, this.post_feedforward_layernorm.forward(context, inner)), present];
+    const [raw, present, attention] = this.self_attn.forward(
+      context,
+      normed,
+      size,
+      rotation,
+      options,
+      past,
+    );
+    // Sites see what is added to the stream: after the norm.
+    const mixed = this.post_attention_layernorm.forward(context, raw);
+    const y = add(x, context.site(this.self_attn, normed, mixed, { stream: x, size, attention }));
+    const after = this.pre_feedforward_layernorm.forward(context, y);
+    const inner = this.post_feedforward_layernorm.forward(
+      context,
+      this.mlp.forward(context, after),
+    );
+    return [add(y, context.site(this.mlp, after, inner, { stream: y, size })), present];
   }
 }
 
@@ -213,6 +227,7 @@ export class Gemma3 extends Network<Value, ForwardOptions, ForwardResult> implem
     "lm_head.weight": "model.embed_tokens.weight",
   };
   readonly defaultTargets: readonly string[] = ["q_proj", "v_proj"];
+  readonly blocks: readonly BlockSites[];
   readonly #config: Gemma3Config;
   readonly #local: Rotations;
   readonly #global: Rotations;
@@ -241,6 +256,11 @@ export class Gemma3 extends Network<Value, ForwardOptions, ForwardResult> implem
     };
     this.model = this.child("model", new Decoder(config));
     this.targets = linearsOf(this);
+    const { items } = this.model.layers;
+    this.blocks = blockSites(this, items, config.dModel, ({ self_attn, mlp }) => ({
+      attention: self_attn,
+      feedForward: mlp,
+    }));
     this.config = toJson(config);
     const { ropeTheta, localRopeTheta, ropeScaling } = config;
     this.#local = new Rotations("gemma3", { headDim, maxPositions, theta: localRopeTheta ?? 1e4 });
@@ -250,6 +270,10 @@ export class Gemma3 extends Network<Value, ForwardOptions, ForwardResult> implem
       theta: ropeTheta ?? 1e6,
       ...(ropeScaling && { scaling: ropeScaling }),
     });
+  }
+
+  get embeddingScale(): number {
+    return Math.sqrt(this.sizes.dModel);
   }
 
   /** See `LanguageModel`. */
@@ -269,10 +293,11 @@ export class Gemma3 extends Network<Value, ForwardOptions, ForwardResult> implem
     const local = this.#local.of(ids, options.positions);
     const global = this.#global.of(ids, options.positions);
     const embedded = reshape(embed_tokens.forward(context, ids), [-1, dModel]);
-    const scaled = mul(embedded, Math.sqrt(dModel));
+    const scaled = mul(embedded, this.embeddingScale);
     const { x, present } = runBlocks(
       context,
       scaled,
+      size,
       layers.items,
       options,
       (block, y, past, index) =>

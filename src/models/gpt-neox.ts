@@ -19,6 +19,7 @@ import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { type Rotation, rotate } from "../nn/rope.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
 import {
   flag,
@@ -91,7 +92,7 @@ class Attention extends Module {
     rotation: Rotation,
     options: ForwardOptions,
     past: LayerPast | undefined,
-  ): [Value, LayerPast] {
+  ): [output: Value, present: LayerPast, probabilities: () => Value] {
     const headDim = this.dense.inFeatures / this.#nHeads;
     const joined = this.query_key_value.forward(context, x);
     const heads = splitHeads(joined, size, this.#nHeads, 3 * headDim);
@@ -101,8 +102,8 @@ class Attention extends Module {
       Value,
     ];
     const present = { keys: rotate(keys, rotation), values };
-    const mixed = attend(rotate(q, rotation), present, options, past);
-    return [this.dense.forward(context, mixed), present];
+    const { mixed, probabilities } = attend(rotate(q, rotation), present, options, past);
+    return [this.dense.forward(context, mixed), present, probabilities];
   }
 }
 
@@ -153,11 +154,18 @@ class Block extends Module {
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
     const normed = this.input_layernorm.forward(context, x);
-    const [mixed, present] = this.attention.forward(context, normed, size, rotation, options, past);
-    const y = add(x, mixed);
-    const read = this.#isParallel ? x : y;
-    const inner = this.mlp.forward(context, this.post_attention_layernorm.forward(context, read));
-    return [add(y, inner), present];
+    const [mixed, present, attention] = this.attention.forward(
+      context,
+      normed,
+      size,
+      rotation,
+      options,
+      past,
+    );
+    const y = add(x, context.site(this.attention, normed, mixed, { stream: x, size, attention }));
+    const after = this.post_attention_layernorm.forward(context, this.#isParallel ? x : y);
+    const inner = this.mlp.forward(context, after);
+    return [add(y, context.site(this.mlp, after, inner, { stream: y, size })), present];
   }
 }
 
@@ -191,6 +199,7 @@ export class GptNeox
   readonly targets: ReadonlyMap<string, Linear>;
   readonly tied: Readonly<Record<string, string>>;
   readonly defaultTargets: readonly string[] = ["query_key_value"];
+  readonly blocks: readonly BlockSites[];
   /** Masks and tables that older checkpoints hold. */
   readonly ignored: RegExp = /\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$/;
   readonly #rotations: Rotations;
@@ -206,6 +215,10 @@ export class GptNeox
     this.sizes = { vocabSize, dModel, nLayers, nHeads, nKvHeads: nHeads, headDim, maxPositions };
     this.gpt_neox = this.child("gpt_neox", new Decoder(config));
     this.targets = linearsOf(this);
+    this.blocks = blockSites(this, this.gpt_neox.layers.items, dModel, ({ attention, mlp }) => ({
+      attention,
+      feedForward: mlp,
+    }));
     this.embed_out = tieEmbeddings
       ? undefined
       : this.child("embed_out", new Linear(dModel, vocabSize, linearOptions(config, false)));
@@ -230,8 +243,13 @@ export class GptNeox
     const size = ids.shape as BatchSize;
     const rotation = this.#rotations.of(ids, options.positions);
     const embedded = reshape(embed_in.forward(context, ids), [-1, this.sizes.dModel]);
-    const { x, present } = runBlocks(context, embedded, layers.items, options, (block, y, past) =>
-      block.forward(context, y, size, rotation, options, past),
+    const { x, present } = runBlocks(
+      context,
+      embedded,
+      size,
+      layers.items,
+      options,
+      (block, y, past) => block.forward(context, y, size, rotation, options, past),
     );
     const hidden = final_layer_norm.forward(context, options.rows ? gather(x, options.rows) : x);
     const logits = this.embed_out

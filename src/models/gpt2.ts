@@ -11,8 +11,7 @@ import type { Value } from "../ir/graph.ts";
 import { gather } from "../ir/indexing.ts";
 import { reshape, slice, split, squeeze, transpose } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
-import { attention, indicesTo } from "../nn/attention.ts";
-import { checkpointed } from "../nn/checkpoint.ts";
+import { indicesTo } from "../nn/attention.ts";
 import { dropout } from "../nn/dropout.ts";
 import { Embedding } from "../nn/embedding.ts";
 import { normal, zeros } from "../nn/init.ts";
@@ -20,7 +19,8 @@ import { Linear } from "../nn/linear.ts";
 import { type Context, type Initializer, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
-import type { BatchSize } from "./causal.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
+import { attend, type BatchSize, runBlocks } from "./causal.ts";
 import { flag, layerCount, positive, positiveReal, readConfig, refuseQuantized } from "./config.ts";
 import type {
   ForwardOptions,
@@ -76,7 +76,7 @@ class Attention extends Module {
     [batch, length]: BatchSize,
     options: ForwardOptions,
     past: LayerPast | undefined,
-  ): [Value, LayerPast] {
+  ): [output: Value, present: LayerPast, probabilities: () => Value] {
     const headDim = this.c_proj.inFeatures / this.#nHeads;
     const joined = this.c_attn.forward(context, x);
     // (B·T, 3·D) → (3, B, H, T, D/H)
@@ -89,14 +89,10 @@ class Attention extends Module {
       Value,
       Value,
     ];
-    const mixed = attention(q, keys, values, {
-      causal: true,
-      ...(options.mask && { mask: options.mask }),
-      ...(past && { past: { ...past, mask: options.past!.mask } }),
-    });
-    const merged = reshape(transpose(mixed, [0, 2, 1, 3]), [x.shape[0]!, this.c_proj.inFeatures]);
-    const y = this.c_proj.forward(context, merged);
-    return [dropout(context, y, this.#dropout, this), { keys, values }];
+    const present = { keys, values };
+    const { mixed, probabilities } = attend(q, present, options, past);
+    const y = this.c_proj.forward(context, mixed);
+    return [dropout(context, y, this.#dropout, this), present, probabilities];
   }
 }
 
@@ -148,15 +144,12 @@ class Block extends Module {
     options: ForwardOptions,
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
-    const [mixed, present] = this.attn.forward(
-      context,
-      this.ln_1.forward(context, x),
-      size,
-      options,
-      past,
-    );
-    const y = add(x, mixed);
-    return [add(y, this.mlp.forward(context, this.ln_2.forward(context, y))), present];
+    const normed = this.ln_1.forward(context, x);
+    const [mixed, present, attention] = this.attn.forward(context, normed, size, options, past);
+    const y = add(x, context.site(this.attn, normed, mixed, { stream: x, size, attention }));
+    const after = this.ln_2.forward(context, y);
+    const inner = this.mlp.forward(context, after);
+    return [add(y, context.site(this.mlp, after, inner, { stream: y, size })), present];
   }
 }
 
@@ -194,6 +187,7 @@ export class Gpt2 extends Network<Value, ForwardOptions, ForwardResult> implemen
   readonly targets: ReadonlyMap<string, Linear>;
   readonly tied: Readonly<Record<string, string>> = { "lm_head.weight": "transformer.wte.weight" };
   readonly defaultTargets: readonly string[] = ["c_attn"];
+  readonly blocks: readonly BlockSites[];
   readonly #dropout: number;
 
   constructor(config: Gpt2Config) {
@@ -205,6 +199,10 @@ export class Gpt2 extends Network<Value, ForwardOptions, ForwardResult> implemen
     }
     this.transformer = this.child("transformer", new Transformer(config));
     this.#dropout = config.dropout ?? 0;
+    this.blocks = blockSites(this, this.transformer.h.items, config.dModel, ({ attn, mlp }) => ({
+      attention: attn,
+      feedForward: mlp,
+    }));
     this.sizes = {
       vocabSize: config.vocabSize,
       dModel: config.dModel,
@@ -238,16 +236,10 @@ export class Gpt2 extends Network<Value, ForwardOptions, ForwardResult> implemen
       ? add(x, wpe.forward(context, positions))
       : add(x, slice(context.get(wpe.weight), 0, 0, length as number));
     x = dropout(context, reshape(x, [-1, dModel]), this.#dropout, this);
-    const present: LayerPast[] = [];
-    for (const [i, block] of h.items.entries()) {
-      const past = options.past?.layers[i];
-      const [y, kv] = checkpointed(context, x, (input) =>
-        block.forward(context, input, size, options, past),
-      );
-      x = y;
-      present.push(kv);
-    }
-    const hidden = ln_f.forward(context, options.rows ? gather(x, options.rows) : x);
+    const { x: y, present } = runBlocks(context, x, size, h.items, options, (block, z, past) =>
+      block.forward(context, z, size, options, past),
+    );
+    const hidden = ln_f.forward(context, options.rows ? gather(y, options.rows) : y);
     return { logits: dot(hidden, context.get(wte.weight), { transB: true }), hidden, present };
   }
 }

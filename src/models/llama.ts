@@ -20,6 +20,7 @@ import { type Context, type Initializer, Module, ModuleList, type Slot } from ".
 import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { type RopeOptions, type Rotation, rotate } from "../nn/rope.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
 import {
   checkLlamaConfig,
@@ -81,7 +82,7 @@ class Attention extends Module {
     rotation: Rotation,
     options: ForwardOptions,
     past: LayerPast | undefined,
-  ): [Value, LayerPast] {
+  ): [output: Value, present: LayerPast, probabilities: () => Value] {
     const { nHeads, nKvHeads, headDim } = this.#sizes;
     const heads = (layer: Linear, count: number, norm?: RmsNorm): Value => {
       const split = splitHeads(layer.forward(context, x), size, count, headDim);
@@ -93,8 +94,9 @@ class Attention extends Module {
       values: heads(this.v_proj, nKvHeads),
     };
     const window = this.#window;
-    const mixed = attend(q, present, options, past, window === undefined ? {} : { window });
-    return [this.o_proj.forward(context, mixed), present];
+    const limits = window === undefined ? {} : { window };
+    const { mixed, probabilities } = attend(q, present, options, past, limits);
+    return [this.o_proj.forward(context, mixed), present, probabilities];
   }
 }
 
@@ -145,10 +147,18 @@ class Block extends Module {
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
     const normed = this.input_layernorm.forward(context, x);
-    const [mixed, present] = this.self_attn.forward(context, normed, size, rotation, options, past);
-    const y = add(x, mixed);
-    const inner = this.mlp.forward(context, this.post_attention_layernorm.forward(context, y));
-    return [add(y, inner), present];
+    const [mixed, present, attention] = this.self_attn.forward(
+      context,
+      normed,
+      size,
+      rotation,
+      options,
+      past,
+    );
+    const y = add(x, context.site(this.self_attn, normed, mixed, { stream: x, size, attention }));
+    const after = this.post_attention_layernorm.forward(context, y);
+    const inner = this.mlp.forward(context, after);
+    return [add(y, context.site(this.mlp, after, inner, { stream: y, size })), present];
   }
 }
 
@@ -180,6 +190,7 @@ export class Llama extends Network<Value, ForwardOptions, ForwardResult> impleme
   readonly targets: ReadonlyMap<string, Linear>;
   readonly tied: Readonly<Record<string, string>>;
   readonly defaultTargets: readonly string[] = ["q_proj", "v_proj"];
+  readonly blocks: readonly BlockSites[];
   readonly #rotations: Rotations;
 
   /** @throws OptionError for sizes that do not fit, and settings that the family does not have. */
@@ -203,6 +214,10 @@ export class Llama extends Network<Value, ForwardOptions, ForwardResult> impleme
     this.sizes = { vocabSize, dModel, nLayers, nHeads, nKvHeads, headDim, maxPositions };
     this.model = this.child("model", new Decoder(config, this.sizes));
     this.targets = linearsOf(this);
+    this.blocks = blockSites(this, this.model.layers.items, dModel, ({ self_attn, mlp }) => ({
+      attention: self_attn,
+      feedForward: mlp,
+    }));
     const init = initOf(config);
     this.lm_head = config.tieEmbeddings
       ? undefined
@@ -237,8 +252,13 @@ export class Llama extends Network<Value, ForwardOptions, ForwardResult> impleme
     const size = ids.shape as BatchSize;
     const rotation = this.#rotations.of(ids, options.positions);
     const embedded = reshape(embed_tokens.forward(context, ids), [-1, this.sizes.dModel]);
-    const { x, present } = runBlocks(context, embedded, layers.items, options, (block, y, past) =>
-      block.forward(context, y, size, rotation, options, past),
+    const { x, present } = runBlocks(
+      context,
+      embedded,
+      size,
+      layers.items,
+      options,
+      (block, y, past) => block.forward(context, y, size, rotation, options, past),
     );
     const hidden = norm.forward(context, options.rows ? gather(x, options.rows) : x);
     const logits = this.lm_head

@@ -19,6 +19,7 @@ import { type Context, Module, ModuleList, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { type Rotation, rotate } from "../nn/rope.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import { attend, type BatchSize, linearsOf, Rotations, runBlocks, splitHeads } from "./causal.ts";
 import {
   flag,
@@ -89,7 +90,7 @@ class Attention extends Module {
     rotation: Rotation,
     options: ForwardOptions,
     past: LayerPast | undefined,
-  ): [Value, LayerPast] {
+  ): [output: Value, present: LayerPast, probabilities: () => Value] {
     const { nHeads, nKvHeads, headDim } = this.#sizes;
     const [width, kvWidth] = [nHeads * headDim, nKvHeads * headDim];
     const parts = split(this.qkv_proj.forward(context, x), [width, kvWidth, kvWidth], -1);
@@ -98,8 +99,9 @@ class Attention extends Module {
     ) as [Value, Value, Value];
     const present = { keys: rotate(keys, rotation), values };
     const window = this.#window === undefined ? {} : { window: this.#window };
-    const mixed = attend(rotate(q, rotation), present, options, past, window);
-    return [this.o_proj.forward(context, mixed), present];
+    const turned = rotate(q, rotation);
+    const { mixed, probabilities } = attend(turned, present, options, past, window);
+    return [this.o_proj.forward(context, mixed), present, probabilities];
   }
 }
 
@@ -146,10 +148,18 @@ class Block extends Module {
     past: LayerPast | undefined,
   ): [Value, LayerPast] {
     const normed = this.input_layernorm.forward(context, x);
-    const [mixed, present] = this.self_attn.forward(context, normed, size, rotation, options, past);
-    const y = add(x, mixed);
-    const inner = this.mlp.forward(context, this.post_attention_layernorm.forward(context, y));
-    return [add(y, inner), present];
+    const [mixed, present, attention] = this.self_attn.forward(
+      context,
+      normed,
+      size,
+      rotation,
+      options,
+      past,
+    );
+    const y = add(x, context.site(this.self_attn, normed, mixed, { stream: x, size, attention }));
+    const after = this.post_attention_layernorm.forward(context, y);
+    const inner = this.mlp.forward(context, after);
+    return [add(y, context.site(this.mlp, after, inner, { stream: y, size })), present];
   }
 }
 
@@ -179,6 +189,7 @@ export class Phi3 extends Network<Value, ForwardOptions, ForwardResult> implemen
   readonly targets: ReadonlyMap<string, Linear>;
   readonly tied: Readonly<Record<string, string>>;
   readonly defaultTargets: readonly string[] = ["qkv_proj"];
+  readonly blocks: readonly BlockSites[];
   readonly #rotations: Rotations;
 
   /** @throws OptionError for sizes that do not fit each other. */
@@ -195,6 +206,10 @@ export class Phi3 extends Network<Value, ForwardOptions, ForwardResult> implemen
     this.sizes = { vocabSize, dModel, nLayers, nHeads, nKvHeads, headDim, maxPositions };
     this.model = this.child("model", new Decoder(config, this.sizes));
     this.targets = linearsOf(this);
+    this.blocks = blockSites(this, this.model.layers.items, dModel, ({ self_attn, mlp }) => ({
+      attention: self_attn,
+      feedForward: mlp,
+    }));
     this.lm_head = tieEmbeddings
       ? undefined
       : this.child("lm_head", new Linear(dModel, vocabSize, linearOptions(config)));
@@ -218,8 +233,13 @@ export class Phi3 extends Network<Value, ForwardOptions, ForwardResult> implemen
     const size = ids.shape as BatchSize;
     const rotation = this.#rotations.of(ids, options.positions);
     const embedded = reshape(embed_tokens.forward(context, ids), [-1, this.sizes.dModel]);
-    const { x, present } = runBlocks(context, embedded, layers.items, options, (block, y, past) =>
-      block.forward(context, y, size, rotation, options, past),
+    const { x, present } = runBlocks(
+      context,
+      embedded,
+      size,
+      layers.items,
+      options,
+      (block, y, past) => block.forward(context, y, size, rotation, options, past),
     );
     const hidden = norm.forward(context, options.rows ? gather(x, options.rows) : x);
     const logits = this.lm_head

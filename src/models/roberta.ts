@@ -20,6 +20,7 @@ import { type Context, Module, type Slot } from "../nn/module.ts";
 import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { BertBody, type BertSizes, plain, refuseVariants } from "./bert-layers.ts";
+import type { BlockSites } from "./blocks.ts";
 import { dropoutRate, layerCount, positive, positiveReal, readConfig, tokenId } from "./config.ts";
 import {
   architectureOf,
@@ -128,6 +129,7 @@ export class Roberta extends Network<Value, EncoderOptions, EncoderResult> imple
   readonly defaultTargets: readonly string[] = ["query", "value"];
   readonly head: EncoderHead | undefined;
   readonly ignored: RegExp;
+  readonly blocks: readonly BlockSites[];
   readonly #body: BertBody;
   readonly #padId: number;
 
@@ -162,6 +164,7 @@ export class Roberta extends Network<Value, EncoderOptions, EncoderResult> imple
     else for (const [name, child] of childrenOf(this.#body)) this.child(name, child);
     this.head = head && this.#headOf(head, sizes);
     this.targets = linearLayers(this, this.head);
+    this.blocks = this.#body.blockSites(this);
     this.tied =
       head?.task === "masked-lm"
         ? {

@@ -13,6 +13,7 @@ import { type Context, Module, ModuleList } from "../nn/module.ts";
 import { RmsNorm } from "../nn/norm.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { splitHeads } from "./bert-layers.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import type { LayerPast } from "./model.ts";
 
 export interface T5Config {
@@ -168,9 +169,10 @@ class Sublayer<M extends Module> extends Module {
     this.layer_norm = this.child("layer_norm", new RmsNorm(dModel, { epsilon }));
   }
 
-  forward(context: Context, x: Value, run: (inner: M, normed: Value) => Value): Value {
-    const y = run(this.inner, this.layer_norm.forward(context, x));
-    return add(x, dropout(context, y, this.#dropout, this));
+  forward(context: Context, x: Value, size: Size, run: (inner: M, normed: Value) => Value): Value {
+    const normed = this.layer_norm.forward(context, x);
+    const y = dropout(context, run(this.inner, normed), this.#dropout, this);
+    return add(x, context.site(this.inner, normed, y, { stream: x, size }));
   }
 }
 
@@ -207,6 +209,14 @@ export class Stack extends Module {
     this.block = this.child("block", new ModuleList(blocks));
     const { dModel, epsilon = 1e-6 } = config;
     this.final_layer_norm = this.child("final_layer_norm", new RmsNorm(dModel, { epsilon }));
+  }
+
+  /** @param model in whose tree this stack stands */
+  blockSites(model: Module): BlockSites[] {
+    return blockSites(model, this.block.items, this.#config.dModel, ({ self, feedForward }) => ({
+      attention: self.inner,
+      feedForward: feedForward.inner,
+    }));
   }
 
   /** Table of biases, (buckets, H). */

@@ -20,6 +20,7 @@ import { Embedding } from "../nn/embedding.ts";
 import { normal } from "../nn/init.ts";
 import { Linear } from "../nn/linear.ts";
 import { type Context, Module, type Slot } from "../nn/module.ts";
+import type { BlockSites } from "./blocks.ts";
 import { dropoutRate, layerCount, positive, positiveReal, readConfig, tokenId } from "./config.ts";
 import type {
   DecodeOptions,
@@ -50,6 +51,8 @@ export class T5 extends Module implements Seq2SeqModel {
   readonly encoder: Stack;
   readonly decoder: Stack;
   readonly lm_head: Linear | undefined;
+  /** The encoder's, then the decoder's; their places do not tell attention's probabilities. */
+  readonly blocks: readonly BlockSites[];
   readonly #config: T5Config;
   readonly #outputScale: number;
 
@@ -69,6 +72,7 @@ export class T5 extends Module implements Seq2SeqModel {
     this.shared = this.child("shared", new Embedding(vocabSize, dModel, { init: normal(1) }));
     this.encoder = this.child("encoder", new Stack(config, false));
     this.decoder = this.child("decoder", new Stack(config, true));
+    this.blocks = [...this.encoder.blockSites(this), ...this.decoder.blockSites(this)];
     this.targets = new Map(
       [...this.modules()].flatMap(([path, module]): [string, Linear][] =>
         module instanceof Linear ? [[path, module]] : [],
@@ -111,13 +115,16 @@ export class T5 extends Module implements Seq2SeqModel {
     let x = this.#embed(context, ids, stack);
     for (const block of stack.block.items) {
       x = checkpointed(context, x, (input) => {
-        const y = block.self.forward(context, input, (inner, normed) =>
+        const y = block.self.forward(context, input, size, (inner, normed) =>
           inner.mix(context, normed, size, inner.pairs(context, normed, size), {
             bias,
             ...(mask && { mask }),
           }),
         );
-        return block.feedForward.forward(context, y, (inner, z) => inner.forward(context, z));
+        const out = block.feedForward.forward(context, y, size, (inner, z) =>
+          inner.forward(context, z),
+        );
+        return context.site(block, input, out, { size });
       });
     }
     return this.#end(context, x, stack);
@@ -157,20 +164,20 @@ export class T5 extends Module implements Seq2SeqModel {
     for (const [i, block] of stack.block.items.entries()) {
       const [y, kv] = checkpointed(context, x, (input): [Value, LayerPast] => {
         let own: LayerPast | undefined;
-        let z = block.self.forward(context, input, (inner, normed) => {
+        let z = block.self.forward(context, input, size, (inner, normed) => {
           own = inner.pairs(context, normed, size);
           return inner.mix(context, normed, size, own, {
             ...{ bias, causal: true },
             ...(past && { past: { ...past.layers[i]!, mask: pastMask! } }),
           });
         });
-        z = block.cross!.forward(context, z, (inner, normed) =>
+        z = block.cross!.forward(context, z, size, (inner, normed) =>
           inner.mix(context, normed, size, source[i]!, { ...(mask && { mask }) }),
         );
-        return [
-          block.feedForward.forward(context, z, (inner, w) => inner.forward(context, w)),
-          own!,
-        ];
+        const out = block.feedForward.forward(context, z, size, (inner, w) =>
+          inner.forward(context, w),
+        );
+        return [context.site(block, input, out, { size }), own!];
       });
       x = y;
       present.push(kv);

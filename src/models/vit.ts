@@ -10,7 +10,7 @@ import { add } from "../ir/elementwise.ts";
 import type { Value } from "../ir/graph.ts";
 import { concat, expand, reshape, slice, transpose } from "../ir/layout.ts";
 import { type Activation, activationNamed } from "../nn/activation.ts";
-import { attention } from "../nn/attention.ts";
+import { attention, attentionProbabilities } from "../nn/attention.ts";
 import { checkpointed } from "../nn/checkpoint.ts";
 import { Conv2d } from "../nn/conv.ts";
 import { dropout } from "../nn/dropout.ts";
@@ -21,6 +21,7 @@ import { Network } from "../nn/network.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { toStatic } from "../tensor/shape.ts";
 import { plain, splitHeads } from "./bert-layers.ts";
+import { type BlockSites, blockSites } from "./blocks.ts";
 import {
   dropoutRate,
   layerCount,
@@ -183,14 +184,21 @@ class Layer extends Module {
     const before = this.layernorm_before.forward(context, x);
     const heads = (layer: Linear): Value =>
       splitHeads(layer.forward(context, before), batch, length, nHeads, dModel / nHeads);
-    const mixed = attention(heads(self.query), heads(self.key), heads(self.value));
+    const [q, k, v] = [heads(self.query), heads(self.key), heads(self.value)];
+    const mixed = attention(q, k, v);
     const merged = reshape(transpose(mixed, [0, 2, 1, 3]), [batch * length, dModel]);
-    const attended = output.dense.forward(context, merged);
-    const y = add(dropout(context, attended, rate, this.attention), x);
+    const size = [batch, length] as const;
+    const attended = dropout(context, output.dense.forward(context, merged), rate, this.attention);
+    const own = context.site(this.attention, before, attended, {
+      ...{ stream: x, size },
+      attention: () => attentionProbabilities(q, k),
+    });
+    const y = add(own, x);
     const after = this.layernorm_after.forward(context, y);
     const inner = this.#activation(this.intermediate.dense.forward(context, after));
-    const out = this.output.dense.forward(context, inner);
-    return add(dropout(context, out, rate, this.output), y);
+    const out = dropout(context, this.output.dense.forward(context, inner), rate, this.output);
+    const z = add(context.site(this.output, after, out, { stream: y, size }), y);
+    return context.site(this, x, z, { size });
   }
 }
 
@@ -247,6 +255,7 @@ export class Vit extends Network<Value, VisionOptions, VisionResult> implements 
   /** The token of masked patches, and a pooler that the head does not read. */
   readonly ignored: RegExp;
   readonly peftPaths: PeftPaths = peftPaths;
+  readonly blocks: readonly BlockSites[];
   readonly #body: Body;
   readonly #sizes: Sizes;
   readonly #output: Linear | undefined;
@@ -279,6 +288,11 @@ export class Vit extends Network<Value, VisionOptions, VisionResult> implements 
       head &&
       this.child("classifier", new Linear(sizes.dModel, head.labels.length, { init: plain }));
     this.head = head && { ...head, modules: ["classifier"] };
+    const { items } = this.#body.encoder.layer;
+    this.blocks = blockSites(this, items, sizes.dModel, ({ attention: self, output }) => ({
+      attention: self,
+      feedForward: output,
+    }));
     this.sizes = {
       dModel: sizes.dModel,
       dPooled: head ? sizes.dModel : sizes.dPooler,

@@ -16,7 +16,7 @@ import {
 import { softmax } from "../ir/fused.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { iota } from "../ir/indexing.ts";
-import { expand, reshape } from "../ir/layout.ts";
+import { concat, expand, reshape } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
 import { cumSum, max, sum } from "../ir/reduce.ts";
 import type { Dtype } from "../tensor/dtype.ts";
@@ -134,13 +134,35 @@ export function attention(q: Value, k: Value, v: Value, options: AttentionOption
       `attention: needs q (B, H, T, D), k and v (B, Hkv, S, D), got ${[q, k, v].map((x) => showShape(x.shape)).join(", ")}.`,
     );
   }
-  const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] as number);
-  let scores = grouped(q, k, true, scale);
+  const scores = scoresOf(q, k, options);
+  if (!options.past) return grouped(softmax(scores, -1), v, false, 1);
+  const { now, before, total } = overPast(q, scores, options.past, options);
+  const mixed = add(grouped(now, v, false, 1), grouped(before, options.past.values, false, 1));
+  return div(mixed, total);
+}
+
+/**
+ * What `attention` weighs values with, as the same nodes of the graph.
+ * @returns (B, H, T, S); with a past (B, H, T, P + S), the past first
+ */
+export function attentionProbabilities(q: Value, k: Value, options: AttentionOptions = {}): Value {
+  const scores = scoresOf(q, k, options);
+  if (!options.past) return softmax(scores, -1);
+  const { now, before, total } = overPast(q, scores, options.past, options);
+  return div(concat([before, now], -1), total);
+}
+
+function scaleOf(q: Value, { scale }: AttentionOptions): number {
+  return scale ?? 1 / Math.sqrt(q.shape[3] as number);
+}
+
+/** q kᵀ · scale with all that is added to it or hidden: (B, H, T, S). */
+function scoresOf(q: Value, k: Value, options: AttentionOptions): Value {
+  let scores = grouped(q, k, true, scaleOf(q, options));
   if (options.causal) scores = causalScores(scores, options);
   if (options.bias) scores = add(scores, options.bias);
   if (options.mask) scores = where(options.mask, scores, masked);
-  if (!options.past) return grouped(softmax(scores, -1), v, false, 1);
-  return withPast(q, scores, v, scale, options.past, options);
+  return scores;
 }
 
 /** Scores (B, H, T, S) of new keys, by the causal rule and the window. */
@@ -189,16 +211,15 @@ function symbolicCausalMask(graph: Graph, queries: Dim, keys: Dim, window: numbe
   return window === Infinity ? causal : and(causal, less(distance, window));
 }
 
-/** One softmax over two parts, past and new, without joining them. */
-function withPast(
+/** One softmax over two parts, past and new, without joining them: its numerators, and their sum. */
+function overPast(
   q: Value,
   scores: Value,
-  v: Value,
-  scale: number,
   past: NonNullable<AttentionOptions["past"]>,
-  { causal, window, positions }: AttentionOptions,
-): Value {
-  let pastScores = add(grouped(q, past.keys, true, scale), pastBias(past.mask));
+  options: AttentionOptions,
+): { readonly now: Value; readonly before: Value; readonly total: Value } {
+  const { causal, window, positions } = options;
+  let pastScores = add(grouped(q, past.keys, true, scaleOf(q, options)), pastBias(past.mask));
   if (causal && window !== undefined) {
     const held = past.mask.dtype === "bool" ? past.mask : greater(past.mask, masked / 2);
     const at = sub(cumSum(cast(held, "int32"), -1), 1);
@@ -207,8 +228,7 @@ function withPast(
   const keep = { keepDims: true };
   const top = maximum(max(scores, -1, keep), max(pastScores, -1, keep));
   const [now, before] = [exp(sub(scores, top)), exp(sub(pastScores, top))];
-  const total = add(sum(now, -1, keep), sum(before, -1, keep));
-  return div(add(grouped(now, v, false, 1), grouped(before, past.values, false, 1)), total);
+  return { now, before, total: add(sum(now, -1, keep), sum(before, -1, keep)) };
 }
 
 function pastBias(mask: Value): Value {

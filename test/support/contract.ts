@@ -31,6 +31,13 @@ export const tiny: Llama = new Llama({
 });
 export const tinyParams: TensorRecord = tiny.init(new Rng(1)).params;
 
+/** One whose layers are wide enough for blocks of 4 bits. */
+export const wide: Llama = new Llama({
+  ...{ vocabSize: 20, dModel: 32, dFeedForward: 64, nLayers: 2, nHeads: 2, maxPositions: 24 },
+  initializerRange: 0.2,
+});
+export const wideParams: TensorRecord = wide.init(new Rng(1)).params;
+
 /** Other models of the same tokens, to learn from or to compare with. */
 export function other(i: number): { readonly model: Llama; readonly params: TensorRecord } {
   return { model: tiny, params: tiny.init(new Rng(2).fold(i)).params };

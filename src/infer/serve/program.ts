@@ -112,6 +112,11 @@ export class PagedProgram {
       );
     }
     const { adapter, bank, form, prepack = true } = options;
+    if (adapter?.adapter.past) {
+      throw new UnsupportedError(
+        `serve: ${adapter.adapter.title} puts ${adapter.adapter.virtualTokens ?? 0} virtual tokens before every sequence, and pages hold none of them — use a decoder.`,
+      );
+    }
     const { nKvHeads, headDim, nLayers } = cacheSizesOf(model, adapter);
     const { pageTokens, pools } = cache;
     const own: Readonly<Record<string, Spec>> = bank

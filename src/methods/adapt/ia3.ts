@@ -23,7 +23,7 @@ import { Linear } from "../../nn/linear.ts";
 import type { Module, SiteFn, TensorRecord } from "../../nn/module.ts";
 import { type OptionSpecs, readOptions } from "../../options.ts";
 import { matrix } from "../../tensor/linalg/index.ts";
-import { sizeOf, type StaticShape } from "../../tensor/shape.ts";
+import { type StaticShape, sizeOf } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineMethod, type Method } from "../method.ts";
 import {
@@ -131,6 +131,8 @@ export function ia3(model: PretrainedModel, given: Ia3Options = {}): Adapter {
     title: "IA³",
     targets: paths,
     mergeable: "exact",
+    // As the paper trains it, section 3.5.
+    learningRate: 3e-3,
     init: () =>
       Object.fromEntries(
         layers.map(({ tensor, shape }) => [

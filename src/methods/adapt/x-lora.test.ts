@@ -23,17 +23,10 @@ import { Rng } from "../../tensor/rng.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { finetune } from "../../train/finetune.ts";
 import { traineeOf } from "../../train/trainee.ts";
-import {
-  bindXLora,
-  type Experts,
-  effectiveExperts,
-  mixExperts,
-  tokenScalings,
-  type XLoraAdapter,
-  type XLoraOptions,
-  xLoraKind,
-} from "./x-lora.ts";
+import { bindXLora, type Experts, mixExperts, type XLoraAdapter, xLoraKind } from "./x-lora.ts";
 import { gatePrefix } from "./x-lora-gate.ts";
+import type { XLoraOptions } from "./x-lora-options.ts";
+import { effectiveExperts, tokenScalings } from "./x-lora-scalings.ts";
 
 const backend = await nodeOrt({ threads: 1 });
 const { files } = nodeHost();
@@ -188,7 +181,7 @@ describe("scalings", () => {
 describe("time", () => {
   it("does not run backwards: a later token changes nothing before it", async () => {
     const loaded = mixed({ layerwise: true });
-    const other = Tensor.from([...text.numbers().slice(0, 8), 11], [1, 9], "int32");
+    const other = Tensor.from([...Array.from(text.numbers()).slice(0, 8), 11], [1, 9], "int32");
     const [one, two] = [await logitsOf(loaded), await logitsOf(loaded, other)];
     expect(Array.from(one.numbers()).slice(0, 8 * 20)).toEqual(
       Array.from(two.numbers()).slice(0, 8 * 20),
@@ -269,7 +262,7 @@ describe("training", () => {
       return losses;
     };
     const [kept, again] = [await run(false), await run(true)];
-    kept.forEach((loss, i) => expect(again[i]).toBeCloseTo(loss, 4));
+    for (const [i, loss] of kept.entries()) expect(again[i]).toBeCloseTo(loss, 4);
   });
 
   it("trains the experts too where that is asked, and keeps them in the file", async () => {
@@ -308,12 +301,12 @@ describe.each(["x-lora", "x-lora-top"])("a folder that PEFT wrote (%s)", async (
     const expected = tensorOf(record.scalings);
     for (let row = 0; row < rows; row++) {
       const own = Tensor.from(
-        ids.numbers().slice(row * length, (row + 1) * length) as Int32Array,
+        Array.from(ids.numbers()).slice(row * length, (row + 1) * length),
         [1, length],
         "int32",
       );
       const found = await tokenScalings(backend, llama, theirs.params, loaded, own);
-      const part = expected.numbers().slice(row * found.size, (row + 1) * found.size);
+      const part = Array.from(expected.numbers()).slice(row * found.size, (row + 1) * found.size);
       allclose(found, new Tensor("float32", found.shape, Float32Array.from(part)), 1e-4);
     }
   });
@@ -333,6 +326,22 @@ describe.each(["x-lora", "x-lora-top"])("a folder that PEFT wrote (%s)", async (
     const { peft_version: _, ...rest } = await read(folder(name));
     expect(await read(copy)).toEqual(rest);
   });
+});
+
+it("keeps names of experts beside the numbers that PEFT wants", async () => {
+  const own = mixed({ layerwise: true });
+  const { adapters, adapter_names: names } = own.adapter.config();
+  expect([adapters, names]).toEqual([{ 0: "art", 1: "bio", 2: "law" }, ["art", "bio", "law"]]);
+  const read = xLoraKind.read(
+    own.adapter.config() as Parameters<typeof xLoraKind.read>[0],
+    "config",
+    model,
+  );
+  const load = async (path: string): Promise<LoadedAdapter> => experts[path]!;
+  const again = await bindXLora(model, read, { load });
+  expect(again.config()).toEqual(own.adapter.config());
+  const loaded = { ...own, adapter: again };
+  allclose(await logitsOf(loaded), await logitsOf(own), 0);
 });
 
 describe("errors", () => {
@@ -360,7 +369,8 @@ describe("errors", () => {
   it("refuse a folder that is an expert of itself", async () => {
     const { adapter, params } = mixed();
     const folder = join(scratch, "itself");
-    const config = { ...adapter.config(), adapters: { "0": "." } };
+    const { adapter_names: _, ...rest } = adapter.config();
+    const config = { ...rest, adapters: { "0": "." } };
     await saveAdapter(files, folder, { ...adapter, config: () => config }, params);
     await expect(loadAdapter(files, folder, model, kinds)).rejects.toThrow(
       'peft_type "XLORA" is not supported',

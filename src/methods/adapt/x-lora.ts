@@ -19,8 +19,8 @@
  *
  * Differs: files also hold the experts where those are trained (PEFT writes the gate alone); a constant in the
  * first pass goes to every expert, also with topK; experts are plain LoRAs on linear layers. PEFT takes only
- * experts named 0, 1, …, and its version 0.21 leaves the gate's layers of those numbers out of the files it
- * writes: such a file is refused here by the names that it lacks.
+ * experts named 0, 1, …: files call them so, and keep other names beside. Its version 0.21 leaves the gate's
+ * layers of those numbers out of the files it writes: such a file is refused here by the names that it lacks.
  *
  * Cost: a forward pass of the base more; numbers dModel · experts (· layers) at depth 1.
  */
@@ -33,9 +33,7 @@ import type {
   LoadedAdapter,
 } from "../../adapters/adapter.ts";
 import type { LoraAdapter } from "../../adapters/lora.ts";
-import { numberIn } from "../../adapters/peft-config.ts";
-import type { Backend } from "../../backend/backend.ts";
-import { compile } from "../../backend/compile.ts";
+import { namesIn, numberIn } from "../../adapters/peft-config.ts";
 import { FormatError, OptionError, UnsupportedError } from "../../errors.ts";
 import { isJsonObject, type JsonObject } from "../../io/json.ts";
 import { add, stopGradient } from "../../ir/elementwise.ts";
@@ -56,10 +54,8 @@ import type {
   TensorRecord,
   ValueRecord,
 } from "../../nn/module.ts";
-import { type OptionSpecs, readOptions } from "../../options.ts";
 import type { Rng } from "../../tensor/rng.ts";
 import { sameShape, showShape } from "../../tensor/shape.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
 import { defineMethod, type Method } from "../method.ts";
 import {
   type ExpertPart,
@@ -72,88 +68,7 @@ import {
   mixture,
   scalingsOf,
 } from "./x-lora-gate.ts";
-
-export interface XLoraOptions {
-  /** Folders of the experts: `name=folder`, or the folder alone, whose name is then its place: 0, 1, …. */
-  readonly adapters?: readonly string[];
-  /** Linear layers of the gate. */
-  readonly depth?: number;
-  /** Width between them. */
-  readonly size?: number;
-  /** Share of what lies between them that is zeroed in training. */
-  readonly dropout?: number;
-  /** Scalings for each layer apart. */
-  readonly layerwise?: boolean;
-  readonly softmax?: boolean;
-  readonly temperature?: number;
-  /** Experts that count for a token and a layer; default all. */
-  readonly topK?: number;
-  /** Softmax over those alone. */
-  readonly softmaxTopK?: boolean;
-  /** What every expert counts in the first pass; 0 leaves them out. */
-  readonly scalingPassValue?: number;
-  /** Factor of all experts in the second pass. */
-  readonly globalWeight?: number;
-  readonly trainableAdapters?: boolean;
-}
-
-const options = {
-  adapters: {
-    type: "list",
-    most: 64,
-    about: "folders of the experts, each as name=folder or the folder alone",
-  },
-  depth: { type: "integer", default: 1, range: [1, 16], about: "linear layers of the gate" },
-  size: {
-    type: "integer",
-    default: 2048,
-    range: [1, 65536],
-    about: "width of the gate between its layers, 2048 for models of 7 billion",
-  },
-  dropout: {
-    type: "number",
-    default: 0.2,
-    range: [0, 1],
-    open: [false, true],
-    about: "share of the gate's inner numbers zeroed in training",
-  },
-  layerwise: { type: "flag", default: false, about: "scalings for each layer, not one for all" },
-  softmax: { type: "flag", default: true, about: "scalings of a token sum to one" },
-  temperature: {
-    type: "number",
-    default: 1,
-    range: [0, 1000],
-    open: [true, false],
-    about: "of the softmax; lower is sharper",
-  },
-  topK: {
-    type: "integer",
-    range: [1, 64],
-    about: "experts that count for a token; all if not given",
-  },
-  softmaxTopK: {
-    type: "flag",
-    default: false,
-    about: "softmax over the chosen experts alone; needs topK",
-  },
-  scalingPassValue: {
-    type: "number",
-    default: 0,
-    range: [-100, 100],
-    about: "what every expert counts in the first pass; 0 is the base alone",
-  },
-  globalWeight: {
-    type: "number",
-    default: 1,
-    range: [-1000, 1000],
-    about: "factor of all experts in the second pass",
-  },
-  trainableAdapters: {
-    type: "flag",
-    default: false,
-    about: "train the experts with the gate, which is another method",
-  },
-} as const satisfies OptionSpecs<XLoraOptions>;
+import { readXLora, type XLoraOptions, xLoraOptions } from "./x-lora-options.ts";
 
 /** Finished LoRA adapters by name, and where they came from. */
 export type Experts = Readonly<Record<string, LoadedAdapter & { readonly folder?: string }>>;
@@ -237,7 +152,7 @@ export function mixExperts(
   { pool }: XLoraParts = {},
 ): XLoraAdapter {
   const model = languageModel(base);
-  const read = readOptions(where, options, given);
+  const read = readXLora(given);
   const { depth, size, dropout, layerwise, globalWeight, scalingPassValue, temperature } = read;
   const names = inOrder(Object.keys(experts));
   if (names.length === 0) throw new OptionError(`${where}: needs one expert or more, got none.`);
@@ -371,7 +286,8 @@ export function mixExperts(
     },
     config: () => ({
       peft_type: "XLORA",
-      adapters: Object.fromEntries(names.map((name) => [name, experts[name]!.folder ?? name])),
+      adapters: Object.fromEntries(names.map((name, i) => [i, experts[name]!.folder ?? name])),
+      ...(names.some((name, i) => name !== String(i)) && { adapter_names: names }),
       auto_mapping: null,
       base_model_name_or_path: null,
       enable_softmax: form.softmax,
@@ -432,7 +348,7 @@ export async function bindXLora(
   scene?: BindScene,
 ): Promise<XLoraAdapter> {
   languageModel(model);
-  const folders = foldersOf(readOptions(where, options, given).adapters);
+  const folders = foldersOf(readXLora(given).adapters);
   if (!scene) {
     throw new OptionError(`${where}: there is nothing to read the experts' folders with.`);
   }
@@ -473,8 +389,15 @@ export const xLoraKind: AdapterKind<XLoraOptions> = {
     }
     const topK =
       config["top_k_lora"] == null ? undefined : numberIn(config, "top_k_lora", place, 1);
+    const keys = inOrder(Object.keys(adapters));
+    const names = namesIn(config, "adapter_names", place, keys);
+    if (names.length !== keys.length) {
+      throw new FormatError(
+        `${place}: adapter_names must be ${keys.length}, one for each of adapters, got ${names.length}.`,
+      );
+    }
     return {
-      adapters: inOrder(Object.keys(adapters)).map((name) => `${name}=${adapters[name] as string}`),
+      adapters: keys.map((key, i) => `${names[i]}=${adapters[key] as string}`),
       depth: numberIn(config, "xlora_depth", place, 1),
       size: numberIn(config, "xlora_size", place, 2048),
       dropout: numberIn(config, "xlora_dropout_p", place, 0.2),
@@ -489,59 +412,6 @@ export const xLoraKind: AdapterKind<XLoraOptions> = {
     };
   },
 };
-
-/**
- * How a text is mixed: λ of each token, layer and expert.
- * @param ids (S,)
- * @returns (S, layers, experts); layers are those of `targets`, experts those of `experts`
- */
-export async function tokenScalings(
-  backend: Backend,
-  model: LanguageModel,
-  base: TensorRecord,
-  loaded: LoadedAdapter & { readonly adapter: XLoraAdapter },
-  ids: Tensor<"int32">,
-): Promise<Tensor> {
-  const own = { ...loaded.params, ...loaded.buffers };
-  const row = ids.reshape([1, ids.size]);
-  const compiled = await compile<Tensor>(
-    ((values: ValueRecord, weights: ValueRecord, tokens: Value) => {
-      const context = model.context(weights, {}, loaded.adapter.context(values));
-      return loaded.adapter.scalings(values, context, tokens);
-    }) as never,
-    [own, base, row],
-    { backend },
-  );
-  try {
-    return await compiled.run(own, base, row);
-  } finally {
-    await compiled.release();
-  }
-}
-
-/**
- * Effective number of experts of each token and layer: exp of the entropy of |λ| / Σ|λ|, 1 to experts; 0 where
- * none counts.
- * @param scalings (S, layers, experts)
- * @returns by token, then by layer
- */
-export function effectiveExperts(scalings: Tensor): number[][] {
-  const [tokens, layers, experts] = scalings.shape as readonly [number, number, number];
-  const numbers = scalings.numbers();
-  return Array.from({ length: tokens }, (_, token) =>
-    Array.from({ length: layers }, (_, layer) => {
-      const at = (token * layers + layer) * experts;
-      const sizes = Array.from({ length: experts }, (_, i) => Math.abs(numbers[at + i]!));
-      const total = sizes.reduce((all, one) => all + one, 0);
-      if (total === 0) return 0;
-      const entropy = sizes.reduce((all, one) => {
-        const share = one / total;
-        return share > 0 ? all - share * Math.log(share) : all;
-      }, 0);
-      return Math.exp(entropy);
-    }),
-  );
-}
 
 export const xLora: Method<XLoraOptions> = defineMethod({
   id: "x-lora",
@@ -558,7 +428,7 @@ export const xLora: Method<XLoraOptions> = defineMethod({
   },
   implementation: "parity",
   buildsOn: ["lora"],
-  options,
+  options: xLoraOptions,
   roles: { adapter: xLoraKind },
   isChangedAtFirst: true,
   tiny: { adapters: ["one", "two"], depth: 2, size: 8, layerwise: true },
