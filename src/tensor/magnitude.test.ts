@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Rng } from "./rng.ts";
 import { markBand, ranksOf } from "./magnitude.ts";
+import { Rng } from "./rng.ts";
 
 /** The same by a stable sort. */
 function bySorting(values: Float32Array, from: number, to: number): Uint8Array {

@@ -94,7 +94,7 @@ export function loftqWeight(
 function initialise(
   scene: PrepareScene,
   options: LoraOptions,
-  { iterations = 5, niter = 8 }: LoftqOptions,
+  { iterations = 5, niter = 3 }: LoftqOptions,
 ): Initialised {
   const { bits } = scene;
   if (bits === undefined) {
@@ -133,7 +133,7 @@ const options = {
   },
   niter: {
     type: "integer",
-    default: 8,
+    default: 3,
     range: [0, 100],
     about: "turns of a drawn subspace for each decomposition; 0 is exact and slow",
   },
