@@ -44,7 +44,7 @@ import type { Arm, Budget, Experiment, Metrics } from "./experiment.ts";
 import { answerExample, exactMatches, windowExamples } from "./language.ts";
 
 const sizes = {
-  full: { steps: 150, batchSize: 16, train: 1200, test: 200, window: 40, batches: 4 },
+  full: { steps: 120, batchSize: 16, train: 1200, test: 200, window: 28, batches: 4 },
   quick: { steps: 6, batchSize: 8, train: 48, test: 16, window: 16, batches: 2 },
 } as const;
 
@@ -249,8 +249,8 @@ export const experiment: Experiment<Shared> = {
     const { steps, batchSize } = sizes[budget];
     const cost = { steps, examples: steps * batchSize };
     const ratesOf = (name: string): readonly number[] => {
-      if (name === "full") return [5e-4, 2e-3];
-      return name in sketches ? [1e-2, 3e-2] : [3e-3, 1e-2];
+      if (name === "full") return [1e-3, 3e-3];
+      return name in sketches ? [3e-2, 1e-1] : [5e-3, 1.5e-2];
     };
     return {
       arms: Object.entries(arms).map(
@@ -336,21 +336,21 @@ export const experiment: Experiment<Shared> = {
     );
     const begun = await begin(cell.arm, scene, cell.seed, batches);
     const targets = [...model.targets.keys()];
-    const moments = await inputMoments(
-      scene,
-      targets.map((path) => ({ path })),
-      batches,
-    );
     const own = (params: TensorRecord, path: string): Matrix => matrixOf(params[`${path}.weight`]!);
-    const reconstruction = meanOf(
-      targets.map((path) =>
-        reconstructionError(
-          own(base, path),
-          own({ ...base, ...begun.weights }, path),
-          moments.get(path)!,
+    const lost = async (): Promise<number> => {
+      const layers = targets.map((path) => ({ path }));
+      const moments = await inputMoments(scene, layers, batches);
+      const weights = { ...base, ...begun.weights };
+      return meanOf(
+        targets.map((path) =>
+          reconstructionError(own(base, path), own(weights, path), moments.get(path)!),
         ),
-      ),
+      );
+    };
+    const isWhole = targets.every(
+      (path) => begun.weights[`${path}.weight`] === base[`${path}.weight`],
     );
+    const reconstruction = isWhole ? 0 : await lost();
     const trainee = traineeOf(model, begun.base, begun.loaded, begun.options);
     const start = clock.monotonic();
     // One length, so that one program serves all steps.
