@@ -44,7 +44,7 @@ import type { Arm, Budget, Experiment, Metrics } from "./experiment.ts";
 import { answerExample, exactMatches, windowExamples } from "./language.ts";
 
 const sizes = {
-  full: { steps: 120, batchSize: 16, train: 1200, test: 200, window: 28, batches: 4 },
+  full: { steps: 150, batchSize: 16, train: 1200, test: 200, window: 40, batches: 8 },
   quick: { steps: 6, batchSize: 8, train: 48, test: 16, window: 16, batches: 2 },
 } as const;
 

@@ -398,6 +398,7 @@ export const hydra: Method<HydraOptions> = defineMethod({
     url: "https://arxiv.org/abs/2309.06922",
   },
   implementation: "faithful",
+  claim: "undecided",
   options,
   sizedBy: "rank",
   roles: { adapter: hydraKind },

@@ -386,6 +386,18 @@ describe.each(models)("on a %s", (family, model) => {
   it("sees the same inputs for layers that read the same", async () => {
     const { layers } = bindSketchTune(model);
     const moments = await inputMoments(scene, layers, 2);
+    // Two of three batches, whether or not someone is told.
+    const more = await inputMoments(scene, layers, 3);
+    const told: string[] = [];
+    const again = await inputMoments(
+      { inputs: scene.inputs, onProgress: (text) => told.push(text) },
+      layers,
+      2,
+    );
+    const { path: first } = layers[0]!;
+    expect(again.get(first)!.data).toEqual(moments.get(first)!.data);
+    expect(more.get(first)!.data[0]!).toBeGreaterThan(moments.get(first)!.data[0]!);
+    expect(told.length).toBe(2);
     expect(moments.size).toBe(layers.length);
     if (family !== "llama") return;
     const path = (name: string): string => layers.find((one) => one.path.endsWith(name))!.path;

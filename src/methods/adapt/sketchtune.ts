@@ -39,13 +39,7 @@ import type { PretrainedModel } from "../../models/model.ts";
 import type { Linear } from "../../nn/linear.ts";
 import type { Module, TensorRecord, ValueRecord } from "../../nn/module.ts";
 import { type OptionSpecs, readOptions } from "../../options.ts";
-import {
-  type Matrix,
-  matrixOf,
-  multiply,
-  tensorOf,
-  transpose,
-} from "../../tensor/linalg/index.ts";
+import { type Matrix, matrixOf, multiply, tensorOf, transpose } from "../../tensor/linalg/index.ts";
 import { sameShape, showShape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineMethod, type Method } from "../method.ts";
@@ -244,7 +238,8 @@ export function bindSketchTune(
           const sketch = learnSketch(rowsFirst(own, weight), moments.get(own.path), settings, rng);
           numbers.params[own.values] = sketch.values;
           numbers.buffers[own.codes] = sketch.codes;
-          scene.onProgress?.(`Sketched ${++done} of ${layers.length} layers`);
+          done++;
+          scene.onProgress?.(`Sketched ${done} of ${layers.length} layers`);
         }
       }
       return numbers;
@@ -349,7 +344,8 @@ export async function inputMoments(
         added.add(sum);
       }
     }
-    scene.onProgress?.(`Read ${++done} of at most ${batches} batches`);
+    done++;
+    scene.onProgress?.(`Read ${done} of at most ${batches} batches`);
     if (done === batches) break;
   }
   if (moments.size > 0) return moments;

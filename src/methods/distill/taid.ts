@@ -202,6 +202,7 @@ export const taidMethod: Method<TaidOptions> = defineMethod<TaidOptions>({
     url: "https://arxiv.org/abs/2501.16937",
   },
   implementation: "parity",
+  claim: "doesNotHold",
   buildsOn: ["distill"],
   options: taidOptions,
   roles: {
