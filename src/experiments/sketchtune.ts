@@ -2,7 +2,7 @@
  * SketchTune against LoRA and its kin at equal numbers of trained parameters, on problems in words and on genres.
  *
  * Zhang et al., arXiv:2410.06364. A language model learns Brown and sums; each arm then learns a task from the same
- * batches for the same steps, at the better of two rates (values of sketches get a tenth of LoRA's). Three sizes of
+ * batches for the same steps, at the best of three rates (values of sketches take a tenth of theirs). Three sizes of
  * codes and groups have equal numbers trained: 4 bits and one group, 3 bits and two, and LoRA of rank 9 beside
  * them; four groups of 4 bits have four times as many. Bytes count everything, floats with 16 bits.
  */
@@ -249,8 +249,8 @@ export const experiment: Experiment<Shared> = {
     const { steps, batchSize } = sizes[budget];
     const cost = { steps, examples: steps * batchSize };
     const ratesOf = (name: string): readonly number[] => {
-      if (name === "full") return [1e-3, 3e-3];
-      return name in sketches ? [3e-2, 1e-1] : [5e-3, 1.5e-2];
+      if (name === "full") return [1e-3, 3e-4, 3e-3];
+      return name in sketches ? [3e-2, 1e-2, 1e-1] : [5e-3, 1.5e-3, 1.5e-2];
     };
     return {
       arms: Object.entries(arms).map(

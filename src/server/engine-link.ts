@@ -20,6 +20,7 @@ export class EngineLink {
   readonly #post: (message: ToSide) => void;
   readonly #waiting: Map<number, Waiting> = new Map();
   #nextId = 1;
+  #memory: number | undefined;
   #error: unknown;
   #setReady!: (facts: EngineFacts) => void;
   #setFailed!: (error: unknown) => void;
@@ -40,6 +41,7 @@ export class EngineLink {
         this.#setReady(message.facts);
         return;
       case "pong":
+        this.#memory = message.memory;
         this.#take(message.id)?.resolve(undefined);
         return;
       case "encoded":
@@ -70,6 +72,11 @@ export class EngineLink {
 
   async encode(ask: EncodeAsk): Promise<Int32Array<ArrayBuffer>> {
     return (await this.#ask((id) => ({ type: "encode", id, ask })))!;
+  }
+
+  /** Bytes that the engine's process held at the last ping. */
+  get memory(): number | undefined {
+    return this.#memory;
   }
 
   /** Answered between two steps. */

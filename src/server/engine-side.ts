@@ -1,4 +1,4 @@
-/** The side of the worker: the model, its engine, grammars, vectors and adapters, behind plain messages. */
+/** The engine's own side: the model, its engine, grammars, vectors and adapters, behind plain messages. */
 
 import {
   type ChatTool,
@@ -96,7 +96,12 @@ export type ToSide =
 export type FromSide =
   | FromEngine
   | { readonly type: "ready"; readonly facts: EngineFacts }
-  | { readonly type: "pong"; readonly id: number }
+  | {
+      readonly type: "pong";
+      readonly id: number;
+      /** Bytes of memory that the engine's process holds. */
+      readonly memory?: number;
+    }
   | { readonly type: "encoded"; readonly id: number; readonly ids: Int32Array<ArrayBuffer> }
   | { readonly type: "refused"; readonly id: number; readonly error: WireError };
 
@@ -214,12 +219,14 @@ export interface EngineSide {
 
 /**
  * Loads model and adapters and answers messages from then on; `post` gets the answers, the first is "ready".
+ * @param memory bytes that the process holds, where that is told
  * @throws as the model's loading and `ServeEngine.create`.
  */
 export async function openEngineSide(
   host: Host,
   settings: EngineSettings,
   post: (message: FromSide) => void,
+  memory?: () => number,
 ): Promise<EngineSide> {
   const { files, clock } = host;
   const text = await openTextSide(files, settings.model);
@@ -267,8 +274,9 @@ export async function openEngineSide(
   });
   return {
     receive: (message) => {
-      if (message.type === "ping") post({ type: "pong", id: message.id });
-      else if (message.type === "encode") {
+      if (message.type === "ping") {
+        post({ type: "pong", id: message.id, ...(memory && { memory: memory() }) });
+      } else if (message.type === "encode") {
         try {
           post({ type: "encoded", id: message.id, ids: encodeAsk(text, message.ask) });
         } catch (error) {

@@ -1,5 +1,9 @@
-/** The engine in a worker thread, which is started again when it ends in the middle of something. */
-import { Worker } from "node:worker_threads";
+/**
+ * The engine in a process of its own, which is started again when it ends in the middle of something. A thread
+ * would not do: what native code does wrong in one ends all of them.
+ */
+import { type ChildProcess, fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import {
   type ChatTemplate,
   fromWire,
@@ -11,14 +15,16 @@ import {
   type WireRequest,
 } from "../index.ts";
 import { EngineLink } from "./engine-link.ts";
-import type { EngineFacts, EngineSettings, FromSide } from "./engine-side.ts";
+import type { EngineFacts, EngineSettings, FromSide, ToSide } from "./engine-side.ts";
 import { UnavailableError } from "./errors.ts";
 import { encodeAsk, openTextSide, sizeOf, type TextSide } from "./prompt-text.ts";
 import type { EncodeAsk, EngineState, EngineStats, ServedEngine } from "./served.ts";
 
+export type ToWorker = ToSide | { readonly type: "start"; readonly settings: EngineSettings };
+
 export type FromWorker = FromSide | { readonly type: "failed"; readonly error: WireError };
 
-/** Prompts of more characters are encoded by the worker, so that this thread answers at once. */
+/** Prompts of more characters are encoded by the engine, so that this process answers at once. */
 const maxOwnCharacters = 16384;
 /** Milliseconds before the first new start; doubled for each further one, up to the second. */
 const [firstWait, longestWait] = [250, 30_000];
@@ -26,12 +32,21 @@ const [firstWait, longestWait] = [250, 30_000];
 const soundMs = 60_000;
 
 export interface NodeEngineOptions {
-  /** The worker's program, where this file is not built. */
+  /** The program of the engine's process, where this file is not built. */
   readonly workerUrl?: URL;
   /** Told of ends and new starts. */
   readonly onEvent?: (event: string, facts: Readonly<Record<string, unknown>>) => void;
   /** Told of adapters that a start left out, as when their folder is gone. */
   readonly onLeft?: (name: string) => void;
+}
+
+/** Ends a process and waits for its end. */
+async function killed(worker: ChildProcess): Promise<void> {
+  if (worker.exitCode !== null || worker.signalCode !== null) return;
+  await new Promise<void>((resolve) => {
+    worker.once("exit", () => resolve());
+    worker.kill("SIGKILL");
+  });
 }
 
 export class NodeEngine implements ServedEngine {
@@ -43,7 +58,7 @@ export class NodeEngine implements ServedEngine {
   readonly #adapters: Map<string, string>;
   #facts: EngineFacts = { maxLength: 0, vocabSize: 0, left: [] };
   #state: EngineState = "loading";
-  #worker: Worker | undefined;
+  #worker: ChildProcess | undefined;
   #link: EngineLink | undefined;
   #timer: NodeJS.Timeout | undefined;
   #wait: number = firstWait;
@@ -59,7 +74,7 @@ export class NodeEngine implements ServedEngine {
   }
 
   /**
-   * Starts the worker; resolves when the text side is there, and the engine is soon: see `opened`.
+   * Starts the process; resolves when the text side is there, and the engine is soon: see `opened`.
    * @throws as the loading of tokenizer and template.
    */
   static async start(
@@ -68,7 +83,7 @@ export class NodeEngine implements ServedEngine {
     options: NodeEngineOptions = {},
   ): Promise<NodeEngine> {
     const text = await openTextSide(host.files, settings.model);
-    // A worker cannot change the environment that the engine reads.
+    // The engine reads it when it is loaded.
     process.env["ORT_DISABLE_TELEMETRY"] ??= "1";
     const engine = new NodeEngine(text, settings, options);
     engine.#begin();
@@ -101,18 +116,25 @@ export class NodeEngine implements ServedEngine {
   }
 
   #begin(): void {
-    const worker = new Worker(
-      this.#options.workerUrl ?? new URL("./node-worker.js", import.meta.url),
-      {
-        workerData: {
-          ...this.#settings,
-          adapters: [...this.#adapters],
-          // At a new start the base matters more than an adapter whose folder has gone.
-          ...(this.#restarts > 0 && { optional: [...this.#adapters.keys()] }),
-        },
+    const url = this.#options.workerUrl ?? new URL("./node-worker.js", import.meta.url);
+    const worker = fork(fileURLToPath(url), [], {
+      // Typed arrays and maps arrive as what they are.
+      serialization: "advanced",
+      execArgv: [],
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+    });
+    // A message to a process that has ended is lost with it: its end tells everybody.
+    const send = (message: ToWorker): void => void worker.send(message, () => {});
+    send({
+      type: "start",
+      settings: {
+        ...this.#settings,
+        adapters: [...this.#adapters],
+        // At a new start the base matters more than an adapter whose folder has gone.
+        ...(this.#restarts > 0 && { optional: [...this.#adapters.keys()] }),
       },
-    );
-    const link = new EngineLink((message) => worker.postMessage(message));
+    });
+    const link = new EngineLink(send);
     this.#worker = worker;
     this.#link = link;
     const started = performance.now();
@@ -122,13 +144,13 @@ export class NodeEngine implements ServedEngine {
       if (message.type === "failed") {
         link.fail(fromWire(message.error));
         cause = message.error.message;
-        void worker.terminate();
+        worker.kill("SIGKILL");
       } else link.receive(message);
     });
     worker.on("error", (error) => {
       cause = error instanceof Error ? error.message : String(error);
     });
-    worker.on("exit", (code) => {
+    worker.on("exit", (code, signal) => {
       if (this.#worker !== worker) return;
       this.#worker = undefined;
       if (this.#state === "closed") {
@@ -140,10 +162,12 @@ export class NodeEngine implements ServedEngine {
           ? new UnavailableError(
               "The engine ended while it worked on this request; it is started again — send the request once more.",
             )
-          : new StateError(`serve: the engine could not start: ${cause || `code ${code}`}.`),
+          : new StateError(
+              `serve: the engine could not start: ${cause || (signal ?? `code ${code}`)}.`,
+            ),
       );
       if (performance.now() - started > soundMs) this.#wait = firstWait;
-      this.#again(cause, code);
+      this.#again(cause || (signal ?? `code ${code}`));
     });
     link.ready.then(
       (facts) => {
@@ -163,13 +187,13 @@ export class NodeEngine implements ServedEngine {
     );
   }
 
-  /** Starts a new worker after a while. */
-  #again(cause: string, code: number): void {
+  /** Starts a new process after a while. */
+  #again(cause: string): void {
     const wait = this.#wait;
     this.#wait = Math.min(longestWait, 2 * wait);
     this.#restarts++;
     this.#state = "restarting";
-    this.#options.onEvent?.("engine ended", { cause, code, againInMs: wait });
+    this.#options.onEvent?.("engine ended", { cause, againInMs: wait });
     this.#timer = setTimeout(() => this.#begin(), wait);
   }
 
@@ -208,15 +232,22 @@ export class NodeEngine implements ServedEngine {
   }
 
   async stats(): Promise<EngineStats> {
-    return this.#open().client.call("stats");
+    const link = this.#open();
+    const [stats] = await Promise.all([link.client.call("stats"), link.ping()]);
+    return stats;
   }
 
-  /** Ends the worker at once, as a crash does; it is started again. For tests and for one that hangs. */
+  /** Bytes that the engine's process held when it was last asked. */
+  get memory(): number | undefined {
+    return this.#link?.memory;
+  }
+
+  /** Ends the process at once, as a fault of native code does; it is started again. */
   async crash(): Promise<void> {
-    await this.#worker?.terminate();
+    if (this.#worker) await killed(this.#worker);
   }
 
-  /** Ends the worker for good, after the step that runs; after `ms` at once. */
+  /** Ends the process for good, after the step that runs; after `ms` at once. */
   async close(ms = 5000): Promise<void> {
     if (this.#state === "closed") return;
     const isReady = this.#state === "ready";
@@ -230,6 +261,6 @@ export class NodeEngine implements ServedEngine {
       ]);
     }
     link?.fail(new StateError("serve: the engine is closed."));
-    await worker?.terminate();
+    if (worker) await killed(worker);
   }
 }

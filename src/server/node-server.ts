@@ -1,4 +1,4 @@
-/** The server on this machine: a port, an engine in a worker, files and jobs on disk, and their end. */
+/** The server on this machine: a port, an engine in a process of its own, files and jobs on disk, and their end. */
 import { realpath, stat } from "node:fs/promises";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";

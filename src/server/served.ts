@@ -36,6 +36,8 @@ export interface ServedEngine {
   readonly state: EngineState;
   /** New starts so far, where it can be started again. */
   readonly restarts?: number;
+  /** Bytes that its process held when it was last asked, where it has one. */
+  readonly memory?: number | undefined;
   /** @throws FormatError when the template refuses the messages. */
   encode(ask: EncodeAsk): Promise<Int32Array<ArrayBuffer>>;
   /**

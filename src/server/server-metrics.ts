@@ -16,6 +16,15 @@ class Durations {
   }
 }
 
+/** What is known of the processes. */
+export interface ProcessNumbers {
+  /** New starts of the engine. */
+  readonly restarts: number;
+  /** Bytes that the server holds, and the engine. */
+  readonly memory: number | undefined;
+  readonly engineMemory: number | undefined;
+}
+
 export class ServerMetrics {
   /** By method, route and status; routes are those that are there, so there are few. */
   readonly #requests: Map<string, number> = new Map();
@@ -35,7 +44,10 @@ export class ServerMetrics {
   }
 
   /** The text format of Prometheus, version 0.0.4. */
-  text(engine: EngineStats | undefined, restarts: number, memory?: number): string {
+  text(
+    engine: EngineStats | undefined,
+    { restarts, memory, engineMemory }: ProcessNumbers,
+  ): string {
     const lines: string[] = [];
     const family = (name: string, type: string, help: string): void => {
       lines.push(`# HELP plasticity_${name} ${help}`, `# TYPE plasticity_${name} ${type}`);
@@ -61,6 +73,10 @@ export class ServerMetrics {
         "# TYPE process_resident_memory_bytes gauge",
         `process_resident_memory_bytes ${memory}`,
       );
+    }
+    if (engineMemory !== undefined) {
+      const help = "Memory that the engine's process holds.";
+      single("engine_resident_memory_bytes", "gauge", help, engineMemory);
     }
     if (engine) {
       for (const [name, type, help, value] of engineRows(engine.metrics)) {

@@ -125,7 +125,9 @@ async function main(args: readonly string[]): Promise<number> {
         const { status } = await fetch(`${server.url}/health`);
         health.push(performance.now() - asked);
         if (status !== 200) fail(`/health answered ${status}`);
-        const bytes = await metric("process_resident_memory_bytes");
+        const bytes =
+          (await metric("process_resident_memory_bytes")) +
+          (await metric("plasticity_engine_resident_memory_bytes"));
         memory.push({ at: (performance.now() - begun) / 1000, bytes });
         await new Promise((resolve) => setTimeout(resolve, 1000));
       }

@@ -45,8 +45,9 @@ export const healthRoutes: Routes = (app, { engine, metrics, adapters, memory })
 
   const stats = statsOf(engine);
   app.get("/metrics", async (call) => {
-    const { restarts = 0 } = engine;
-    const text = metrics.text(await stats(), restarts, memory?.());
+    const numbers = await stats();
+    const { restarts = 0, memory: engineMemory } = engine;
+    const text = metrics.text(numbers, { restarts, memory: memory?.(), engineMemory });
     return call.body(text, 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
   });
 };
