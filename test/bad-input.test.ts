@@ -101,7 +101,7 @@ const longName = "x".repeat(300);
 const options: readonly (readonly [args: string, sentence: string])[] = [
   ["--model nowhere", `nowhere: not a model folder, it has no config.json — ${aFolder}.`],
   ["--model data.jsonl", `data.jsonl: is a file and no model folder — ${aFolder}.`],
-  ["--rank 1e99", 'finetune: --rank must be a whole number from 1 to 4096, got "1e99".'],
+  ["--rank 1e99", 'finetune: --rank must be a whole number from 1 to 65536, got "1e99".'],
   ["--steps 1.5", 'finetune: --steps must be a whole number from 1 to 1000000000, got "1.5".'],
   ["--stepz 3", 'finetune: unknown option "--stepz" — did you mean "steps"?'],
   ["--learning-rate -1", 'finetune: --learning-rate must be a number from 0 to 10, got "-1".'],

@@ -124,7 +124,7 @@ describe.concurrent("finetune --init", () => {
     // On the float base it is what was trained less the error of 4 bits: as good as there.
     const gained = report.before.loss - report.after.loss;
     const kept = (await plain()).before.loss - (await lossOf("model", "loftq"));
-    expect(gained).toBeGreaterThan(0.05);
+    expect(gained).toBeGreaterThan(0.02);
     expect(kept).toBeGreaterThan(0.5 * gained);
     const stopped = await runCli(
       [

@@ -246,8 +246,8 @@ export const adapters: readonly Case[] = [
   ],
   [
     "a-kind",
-    adapterConfig({ peft_type: "IA3" }),
-    'a-kind/adapter_config.json: peft_type "IA3" is not supported — supported is "LORA".',
+    adapterConfig({ peft_type: "SONG" }),
+    'a-kind/adapter_config.json: peft_type "SONG" is not supported — supported are "',
   ],
   [
     "a-rank",
