@@ -1,6 +1,8 @@
 /** Good folders of models and adapters made bad, each in one way, and what is said of them. */
+
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { adapterKinds } from "../../src/methods/registry.ts";
 import { families } from "../../src/models/families.ts";
 
 type Json = Record<string, unknown>;
@@ -247,7 +249,9 @@ export const adapters: readonly Case[] = [
   [
     "a-kind",
     adapterConfig({ peft_type: "SONG" }),
-    'a-kind/adapter_config.json: peft_type "SONG" is not supported — supported are "',
+    `a-kind/adapter_config.json: peft_type "SONG" is not supported — supported are ${adapterKinds()
+      .map(({ kind }) => JSON.stringify(kind))
+      .join(", ")}.`,
   ],
   [
     "a-rank",
