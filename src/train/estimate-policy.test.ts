@@ -48,15 +48,24 @@ describe("estimatePolicy", () => {
     ["GRPO", options],
     ["PPO", { ...options, method: ppoPolicy({ dModel: 48, groupSize: 8 }) }],
   ] as const)("is within a factor of two of what %s takes", async (_, settings) => {
-    const estimate = await estimatePolicy(trainee, prompts, backend, settings, {
+    // The clock counts what else this process does: the middle one of some attempts.
+    const ratios: number[] = [];
+    let estimate = await estimatePolicy(trainee, prompts, backend, settings, {
       ...{ clock, residentBytes: 0 },
     });
     expect([estimate.steps, estimate.rollouts]).toEqual([12, 6]);
-    const start = clock.monotonic();
-    await trainPolicy(trainee, prompts, backend, settings);
-    const taken = (clock.monotonic() - start) / 1000;
-    expect(estimate.seconds).toBeGreaterThan(taken / 2);
-    expect(estimate.seconds).toBeLessThan(2 * taken);
+    for (let attempt = 0; attempt < 5; attempt++) {
+      const start = clock.monotonic();
+      await trainPolicy(trainee, prompts, backend, settings);
+      const taken = (clock.monotonic() - start) / 1000;
+      ratios.push(estimate.seconds / taken);
+      estimate = await estimatePolicy(trainee, prompts, backend, settings, {
+        ...{ clock, residentBytes: 0 },
+      });
+    }
+    const ratio = ratios.sort((x, y) => x - y)[2]!;
+    expect(ratio).toBeGreaterThan(1 / 2);
+    expect(ratio).toBeLessThan(2);
     // The answers are part of it: steps alone would be too little.
     expect(estimate.secondsPerRollout).toBeGreaterThan(0);
     expect(estimate.seconds).toBeGreaterThan(12 * estimate.secondsPerStep);
