@@ -26,7 +26,7 @@ describe("a claim file", () => {
     [{ direction: "up" }, 'claim.json: "direction" must be higher or lower, got "up".'],
     [{ seeds: [1, 2] }, 'claim.json: "seeds" must be a list of 3 to 64, got [1,2].'],
     [{ seeds: [1, 1, 2] }, 'claim.json: "seeds" must be different numbers, got [1,1,2].'],
-    [{ tuningSeeds: [5] }, "claim.json: seed 5 is both for tuning and for the verdict"],
+    [{ tuningSeeds: [1] }, "claim.json: seed 1 is both for tuning and for the verdict"],
     [{ budget: { minutes: 90 } }, '"minutes" must be a number from 0.1 to 60, got 90.'],
     [{ headroom: { says: "x", rules: [] } }, '"rules" must be a list of 1 to 64, got [].'],
     [{ headroom: { says: "x", rules: [{ arm: "mean" }] } }, 'a level needs "atLeast", "atMost"'],
