@@ -143,7 +143,7 @@ export function shapesOf({
   };
 }
 
-/** New numbers: the product is zero. Magnitudes are ones, until the base's weight gives them. */
+/** New numbers: the product is zero. Magnitudes are none (NaN), until the base's weight gives them. */
 export function initPart(part: LoraPart, rng: Rng): TensorRecord {
   const { layer, a, b, bias } = part;
   // Of an embedding it is A that is zero.
@@ -158,7 +158,7 @@ export function initPart(part: LoraPart, rng: Rng): TensorRecord {
         return [name, new Tensor("float32", shape, bound(rng.fold(name), shape))];
       }
       const isMagnitude = name === part.magnitude;
-      const numbers = new Float32Array(sizeOf(shape)).fill(isMagnitude ? 1 : 0);
+      const numbers = new Float32Array(sizeOf(shape)).fill(isMagnitude ? Number.NaN : 0);
       return [name, new Tensor("float32", shape, numbers)];
     }),
   );

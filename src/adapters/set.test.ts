@@ -7,12 +7,13 @@ import { OptionError, StateError, UnsupportedError } from "../errors.ts";
 import { nodeHost } from "../host/node.ts";
 import { Decoder } from "../infer/decoder.ts";
 import { compareLogits, probeInputs, probeLogits } from "../infer/verify.ts";
+import { firstNumbers } from "../methods/initialise.ts";
 import type { TensorRecord } from "../nn/module.ts";
 import { Rng } from "../tensor/rng.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Finetuner } from "../train/finetune.ts";
 import { traineeOf } from "../train/trainee.ts";
-import type { Adapter, LoadedAdapter } from "./adapter.ts";
+import { type Adapter, type LoadedAdapter, weightsScene } from "./adapter.ts";
 import { combineAdapters } from "./algebra.ts";
 import { type LoraOptions, lora } from "./lora.ts";
 import { mergeInto } from "./merged.ts";
@@ -67,8 +68,10 @@ describe("a set of adapters", () => {
 
   it("goes through sites in order where adapters read the output of others", async () => {
     const prepared = async (seed: number): Promise<LoadedAdapter> => {
-      const { adapter, params } = drawn(seed, { useDora: true });
-      return { adapter, params };
+      const { adapter } = drawn(seed, { useDora: true });
+      const scene = weightsScene(tiny, tinyParams, new Rng(seed));
+      const { params } = await firstNumbers(adapter, scene);
+      return { adapter, params: noisy(params, seed, 0.3) };
     };
     const set = setOf({ a: await prepared(1), b: await prepared(2) });
     set.activate(["a", "b"]);

@@ -17,7 +17,7 @@ export interface TrainedTokens {
   readonly path: string;
   readonly slot: Slot;
   readonly ids: readonly number[];
-  /** Shapes alone: zeros. */
+  /** Shapes alone: no numbers (NaN). */
   init(): TensorRecord;
   /** The base's rows, to begin with. */
   rowsOf(base: Readonly<TensorRecord>): TensorRecord;
@@ -49,7 +49,10 @@ export function trainedTokens(model: PretrainedModel, ids: readonly number[]): T
     path,
     slot,
     ids,
-    init: () => ({ [name]: Tensor.zeros(shape, "float32") }),
+    init: () => {
+      const none = new Float32Array(ids.length * features).fill(Number.NaN);
+      return { [name]: new Tensor("float32", shape, none) };
+    },
     rowsOf: (base) => {
       const numbers = base[path]!.numbers();
       const rows = new Float32Array(ids.length * features);

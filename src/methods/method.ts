@@ -179,6 +179,13 @@ export interface MergeRole<O> {
   /** Options that each model has of its own, as its weight or density. */
   readonly perModel: readonly (keyof O & string)[];
   /**
+   * Each element of the result depends on that element of the inputs alone, and on no random numbers:
+   * tensors too large for memory may come in parts. Default false.
+   */
+  readonly isElementwise?: boolean;
+  /** Whether models that are all the same are merged into that model; default: they are. */
+  readonly keepsEqual?: (options: readonly O[]) => boolean;
+  /**
    * @param options of each model, those that are not `perModel` alike in all
    * @returns a tensor of the same shape
    */

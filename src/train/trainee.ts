@@ -1,7 +1,7 @@
 /** What of a model is trained, and in which form the rest is kept. */
 import { adaptedContext, joinContexts, positionsBeside } from "../adapters/adapted.ts";
-import type { LoadedAdapter } from "../adapters/adapter.ts";
-import { OptionError } from "../errors.ts";
+import type { Adapter, LoadedAdapter } from "../adapters/adapter.ts";
+import { OptionError, StateError } from "../errors.ts";
 import type { LoadModelOptions } from "../models/folder.ts";
 import type { LanguageModel, PretrainedModel } from "../models/model.ts";
 import { peftName } from "../models/peft-paths.ts";
@@ -101,6 +101,18 @@ export function partsOf(
 export type AdapterParts = Required<Pick<Trainee, "frozen" | "trained" | "adapter" | "adapt">> &
   Pick<Trainee, "hooks" | "penalty" | "learningRate" | "learningRateScale">;
 
+/** @throws StateError when numbers are missing that weights or data must give. */
+function checkPrepared(adapter: Adapter, params: TensorRecord, buffers: TensorRecord): void {
+  if (!adapter.prepare) return;
+  const lost = Object.entries({ ...params, ...buffers }).find(([, { data }]) =>
+    Number.isNaN(data[0]),
+  );
+  if (!lost) return;
+  throw new StateError(
+    `${adapter.title}: "${lost[0]}" has no numbers yet, weights or data must give them — begin with those of firstNumbers in place of init.`,
+  );
+}
+
 /**
  * An adapter beside frozen weights: those that it stands in for are let go, its buffers lie among them.
  * @param form what frozen weights in another form need
@@ -111,6 +123,7 @@ export function withAdapter(
   { adapter, params, buffers = {} }: LoadedAdapter,
   form: (frozen: ValueRecord) => ContextOptions = () => ({}),
 ): AdapterParts {
+  checkPrepared(adapter, params, buffers);
   const replaced = new Set(adapter.replaces);
   const kept = Object.entries(base).filter(([path]) => !replaced.has(path));
   const names = Object.keys(buffers);

@@ -1,17 +1,7 @@
 /** Every method that merges, and the engine that runs them. */
 
-import { breadcrumbs } from "./breadcrumbs.ts";
-import { breadcrumbsTies } from "./breadcrumbs-ties.ts";
-import { dareLinear } from "./dare-linear.ts";
-import { dareTies } from "./dare-ties.ts";
-import { della } from "./della.ts";
-import { dellaLinear } from "./della-linear.ts";
-import { linear } from "./linear.ts";
-import { modelStock } from "./model-stock.ts";
-import type { MergeMethod } from "./shared/role.ts";
-import { slerp } from "./slerp.ts";
-import { taskArithmetic } from "./task-arithmetic.ts";
-import { ties } from "./ties.ts";
+import type { AnyMethod } from "../method.ts";
+import { methodsWith } from "../registry.ts";
 
 export { type MergeConfig, readMergeConfig } from "./shared/config.ts";
 export {
@@ -31,17 +21,5 @@ export {
   mergeBreadcrumbs,
 } from "./shared/pool.ts";
 
-/** Sorted by id. */
-export const mergeMethods: readonly MergeMethod[] = [
-  breadcrumbs,
-  breadcrumbsTies,
-  dareLinear,
-  dareTies,
-  della,
-  dellaLinear,
-  linear,
-  modelStock,
-  slerp,
-  taskArithmetic,
-  ties,
-];
+/** Those of the registry. */
+export const mergeMethods: readonly AnyMethod[] = methodsWith("merge");

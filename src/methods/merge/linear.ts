@@ -14,9 +14,9 @@
 import { OptionError } from "../../errors.ts";
 import { add, mul, sub } from "../../ir/elementwise.ts";
 import { Tensor } from "../../tensor/tensor.ts";
-import { defineMethod, type Method } from "../method.ts";
+import { defineMethod, type MergeRole, type Method } from "../method.ts";
 import { ChunkedKernel, chunkedKernel } from "./shared/chunks.ts";
-import { normalizeOption, type StreamedMergeRole, weightOption } from "./shared/role.ts";
+import { normalizeOption, weightOption } from "./shared/role.ts";
 
 export interface LinearOptions {
   /** Factor of this model; the uniform soup has 1 for all. */
@@ -59,7 +59,7 @@ export function weightedSum(
   return kernel.run(models, Object.fromEntries(numbers));
 }
 
-const role: StreamedMergeRole<LinearOptions> = {
+const role: MergeRole<LinearOptions> = {
   needsBase: false,
   models: { least: 1 },
   perModel: ["weight"],

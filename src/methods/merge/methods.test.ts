@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { readOptions } from "../../options.ts";
 import { Rng } from "../../tensor/rng.ts";
 import { Tensor } from "../../tensor/tensor.ts";
-import type { MergeInput } from "../method.ts";
+import type { AnyMethod, MergeInput } from "../method.ts";
 import { breadcrumbs } from "./breadcrumbs.ts";
 import { dareLinear } from "./dare-linear.ts";
 import { della } from "./della.ts";
@@ -11,7 +11,6 @@ import { dellaLinear } from "./della-linear.ts";
 import { mergeMethods } from "./index.ts";
 import { linear, weightedSum } from "./linear.ts";
 import { modelStock, stockRatio } from "./model-stock.ts";
-import type { MergeMethod } from "./shared/role.ts";
 import { chancesByRank } from "./shared/sparsify.ts";
 import { slerp, slerpBetween } from "./slerp.ts";
 import { taskArithmetic } from "./task-arithmetic.ts";
@@ -21,7 +20,7 @@ const vector = (...numbers: number[]): Tensor<"float32"> => Tensor.from(numbers)
 
 /** Runs a method with options for each model; those of the first hold for all where only one is given. */
 function run(
-  method: MergeMethod,
+  method: AnyMethod,
   base: Tensor<"float32"> | undefined,
   tensors: readonly Tensor<"float32">[],
   options: readonly Readonly<Record<string, unknown>>[] = [{}],
@@ -41,7 +40,7 @@ function random(seed: number, shape: readonly number[] = [6, 40]): Tensor<"float
 
 const inputsOf = ({
   roles,
-}: MergeMethod): { base: Tensor<"float32"> | undefined; count: number } => ({
+}: AnyMethod): { base: Tensor<"float32"> | undefined; count: number } => ({
   base: roles.merge!.needsBase ? random(1) : undefined,
   count: roles.merge!.models.most ?? Math.max(3, roles.merge!.models.least),
 });

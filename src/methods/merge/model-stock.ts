@@ -13,8 +13,8 @@
  * does. Where fine-tunes cancel (1 + (N - 1) cos φ is 0) the base stays. Cost: N (N - 1) / 2 inner products.
  */
 import { Tensor } from "../../tensor/tensor.ts";
-import { defineMethod, type Method } from "../method.ts";
-import { numbersOf, type StreamedMergeRole } from "./shared/role.ts";
+import { defineMethod, type MergeRole, type Method } from "../method.ts";
+import { numbersOf } from "./shared/role.ts";
 import { rowLength } from "./shared/sparsify.ts";
 
 export interface ModelStockOptions {
@@ -72,7 +72,7 @@ export function stock(
   return result;
 }
 
-const role: StreamedMergeRole<ModelStockOptions> = {
+const role: MergeRole<ModelStockOptions> = {
   needsBase: true,
   models: { least: 2 },
   perModel: [],

@@ -13,8 +13,7 @@
  * passes over the models.
  */
 import { Tensor } from "../../tensor/tensor.ts";
-import { defineMethod, type Method } from "../method.ts";
-import type { StreamedMergeRole } from "./shared/role.ts";
+import { defineMethod, type MergeRole, type Method } from "../method.ts";
 
 export interface SlerpOptions {
   /** 0 gives the first model, 1 the second; default 0.5. A list is a gradient over the layers. */
@@ -55,7 +54,7 @@ export function slerpBetween(
   return result;
 }
 
-const role: StreamedMergeRole<SlerpOptions> = {
+const role: MergeRole<SlerpOptions> = {
   needsBase: false,
   models: { least: 2, most: 2 },
   perModel: [],

@@ -10,18 +10,13 @@
  *
  * The paper takes one λ for all tasks, chosen on validation data: 0.3 to 0.4 for eight tasks. Cost: one pass.
  */
-import { defineMethod, type Method } from "../method.ts";
-import {
-  lambdaOption,
-  normalizeOption,
-  type StreamedMergeRole,
-  weightOption,
-} from "./shared/role.ts";
+import { defineMethod, type MergeRole, type Method } from "../method.ts";
+import { lambdaOption, normalizeOption, weightOption } from "./shared/role.ts";
 import { mergeTaskVectors, type TaskVectorOptions } from "./shared/task-vectors.ts";
 
 export type TaskArithmeticOptions = Partial<TaskVectorOptions>;
 
-const role: StreamedMergeRole<TaskArithmeticOptions> = {
+const role: MergeRole<TaskArithmeticOptions> = {
   needsBase: true,
   models: { least: 1 },
   perModel: ["weight"],

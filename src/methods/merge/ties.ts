@@ -15,14 +15,8 @@
  * size) entries are kept and one at least, the earlier of equal ones; where the sum is 0, plus is elected.
  * Cost: two rankings' passes and two sums for each model.
  */
-import { defineMethod, type Method } from "../method.ts";
-import {
-  densityOption,
-  lambdaOption,
-  normalizeOption,
-  type StreamedMergeRole,
-  weightOption,
-} from "./shared/role.ts";
+import { defineMethod, type MergeRole, type Method } from "../method.ts";
+import { densityOption, lambdaOption, normalizeOption, weightOption } from "./shared/role.ts";
 import { keepLargest } from "./shared/sparsify.ts";
 import { mergeTaskVectors, type TaskVectorOptions } from "./shared/task-vectors.ts";
 
@@ -33,7 +27,7 @@ export interface TiesOptions extends Partial<TaskVectorOptions> {
 
 type All = Required<TiesOptions>;
 
-const role: StreamedMergeRole<TiesOptions> = {
+const role: MergeRole<TiesOptions> = {
   needsBase: true,
   models: { least: 1 },
   perModel: ["weight", "density"],

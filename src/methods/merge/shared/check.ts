@@ -1,12 +1,13 @@
 /** Trying a merge that is written and has no config.json yet. */
+
 import type { Backend } from "../../../backend/backend.ts";
 import { StateError } from "../../../errors.ts";
 import type { Files } from "../../../host/host.ts";
 import { mergeTolerance } from "../../../infer/merge-adapter.ts";
 import { loadAnyModel } from "../../../models/folder.ts";
+import type { MergeRole } from "../../method.ts";
 import type { MergePlan } from "./plan.ts";
 import { type ModelDifference, probeMerge } from "./probe.ts";
-import type { StreamedMergeRole } from "./role.ts";
 import { memoryOf } from "./size.ts";
 import type { Source } from "./source.ts";
 
@@ -77,7 +78,7 @@ export async function probeMerged(
   const known = types.filter((type) => type !== undefined);
   const allowed = Math.max(mergeTolerance.float32, ...known.map((type) => mergeTolerance[type]));
   const far = outputs.find(({ maxRelative }) => !(maxRelative <= allowed));
-  const role = plan.method.roles.merge! as StreamedMergeRole<object>;
+  const role = plan.method.roles.merge! as MergeRole<object>;
   const isKept = plan.tensors.every(
     ({ isCopied, options: own }) => isCopied || (role.keepsEqual?.(own) ?? true),
   );

@@ -7,6 +7,7 @@ import { OptionError, StateError } from "../../../errors.ts";
 import type { Files } from "../../../host/host.ts";
 import { openCheckpoint } from "../../../io/checkpoint.ts";
 import { writeShards } from "../../../io/safetensors-write.ts";
+import type { AnyMethod } from "../../method.ts";
 import { copyFiles } from "./beside.ts";
 import { cardOf } from "./card.ts";
 import { probeMerged } from "./check.ts";
@@ -14,7 +15,6 @@ import type { MergeConfig } from "./config.ts";
 import { checksum } from "./convert.ts";
 import { type MergePlan, modelsOf, planMerge } from "./plan.ts";
 import type { ModelDifference } from "./probe.ts";
-import type { MergeMethod } from "./role.ts";
 import { Scratch } from "./scratch.ts";
 import { inputBytes, memoryOf, outputBytes } from "./size.ts";
 import { type ModelPaths, openSource, type Source } from "./source.ts";
@@ -127,7 +127,7 @@ export function resolveFolders(
 export async function openMerge(
   files: Files,
   config: MergeConfig,
-  methods: readonly MergeMethod[],
+  methods: readonly AnyMethod[],
   resolve: ResolveModel = resolveFolders(files),
 ): Promise<OpenedMerge> {
   const method = methods.find(({ id }) => id === config.method);

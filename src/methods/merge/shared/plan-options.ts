@@ -1,8 +1,8 @@
 /** Options of a method for every model and tensor, from the tables of a configuration. */
 import { OptionError } from "../../../errors.ts";
 import { type GivenOptions, readOptions } from "../../../options.ts";
+import type { AnyMethod } from "../../method.ts";
 import type { MergeConfig, SliceConfig, SourceConfig } from "./config.ts";
-import type { MergeMethod } from "./role.ts";
 import { lookUp, type Parameters } from "./settings.ts";
 
 /** As this package writes names: `filter_wise` is `filterWise`. */
@@ -24,7 +24,7 @@ function isHarmless(name: string, value: unknown): boolean {
 function checkTable(
   where: string,
   table: Parameters | undefined,
-  method: MergeMethod,
+  method: AnyMethod,
   isPerModel: boolean,
 ): void {
   const known = Object.keys(method.options);
@@ -49,7 +49,7 @@ function checkTable(
  * Refuses options that the method does not have, or that stand where they do not count.
  * @throws OptionError naming the table.
  */
-export function checkParameters(config: MergeConfig, method: MergeMethod): void {
+export function checkParameters(config: MergeConfig, method: AnyMethod): void {
   checkTable("parameters", config.parameters, method, false);
   for (const [i, slice] of config.slices.entries()) {
     const where = config.isWhole ? "" : `slices[${i}].`;
@@ -77,7 +77,7 @@ export type OptionReader = (
 ) => object;
 
 /** Reads options for one method; the same ones are checked once. */
-export function optionReader(config: MergeConfig, method: MergeMethod): OptionReader {
+export function optionReader(config: MergeConfig, method: AnyMethod): OptionReader {
   const perModel = new Set(method.roles.merge!.perModel as readonly string[]);
   const known = new Map<string, object>();
   const whole = snakeTable(config.parameters);

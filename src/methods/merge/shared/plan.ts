@@ -4,12 +4,12 @@ import type { SafetensorsDtype } from "../../../io/safetensors.ts";
 import { dtypeOrder, tensorDtype } from "../../../io/safetensors-types.ts";
 import { isFloat } from "../../../tensor/dtype.ts";
 import { sameShape, showShape } from "../../../tensor/shape.ts";
+import type { AnyMethod } from "../../method.ts";
 import type { MergeConfig, SliceConfig, SourceConfig } from "./config.ts";
 import { checkWeights, storedTypes } from "./convert.ts";
 import { isBuffer, isEarly, layerName, layerOf, ownNames, stacksOf } from "./names.ts";
 import { compareConfigs, withLayers } from "./plan-config.ts";
 import { checkParameters, type OptionReader, optionReader } from "./plan-options.ts";
-import type { MergeMethod } from "./role.ts";
 import type { Source } from "./source.ts";
 
 /** A tensor of a source. */
@@ -33,7 +33,7 @@ export interface PlannedTensor {
 }
 
 export interface MergePlan {
-  readonly method: MergeMethod;
+  readonly method: AnyMethod;
   /** Which source's config.json and other files are written. */
   readonly home: number;
   readonly tensors: readonly PlannedTensor[];
@@ -56,14 +56,14 @@ export function modelsOf(config: MergeConfig): string[] {
 /** What is wrong with a model, in words that name it. */
 class Planner {
   readonly config: MergeConfig;
-  readonly method: MergeMethod;
+  readonly method: AnyMethod;
   readonly sources: readonly Source[];
   readonly home: number;
   readonly #index: ReadonlyMap<string, number>;
   readonly #names: readonly ReadonlyMap<string, string>[];
   readonly #read: OptionReader;
 
-  constructor(config: MergeConfig, method: MergeMethod, sources: readonly Source[]) {
+  constructor(config: MergeConfig, method: AnyMethod, sources: readonly Source[]) {
     this.config = config;
     this.method = method;
     this.sources = sources;
@@ -299,7 +299,7 @@ function planSlices(planner: Planner): { tensors: PlannedTensor[]; layers: numbe
  */
 export function planMerge(
   config: MergeConfig,
-  method: MergeMethod,
+  method: AnyMethod,
   sources: readonly Source[],
 ): MergePlan {
   checkParameters(config, method);

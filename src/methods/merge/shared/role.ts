@@ -1,22 +1,6 @@
-/** What the engine may know of a merge beside what every role says, and options that merges share. */
-import type { FlagOption, NumberOption, OptionSpec } from "../../../options.ts";
-import type { MergeInput, MergeRole, Method } from "../../method.ts";
-
-export interface StreamedMergeRole<O> extends MergeRole<O> {
-  /**
-   * Each element of the result depends on that element of the inputs alone, and on no random numbers:
-   * tensors too large for memory may come in parts. Default false.
-   */
-  readonly isElementwise?: boolean;
-  /** Whether models that are all the same are merged into that model; default: they are. */
-  readonly keepsEqual?: (options: readonly O[]) => boolean;
-}
-
-/** A method that merges, whatever its options. */
-// biome-ignore lint/suspicious/noExplicitAny: options are read by their description.
-export type MergeMethod = Omit<Method<any>, "options"> & {
-  readonly options: Readonly<Record<string, OptionSpec>>;
-};
+/** Options that merges share, and the numbers that they read. */
+import type { FlagOption, NumberOption } from "../../../options.ts";
+import type { MergeInput } from "../../method.ts";
 
 /** The factor of one model. */
 export const weightOption = (value: number, about: string): NumberOption & { default: number } => ({

@@ -1,9 +1,10 @@
 /** One tensor of a merge: read from every model, merged, rounded to the type that is stored. */
+
 import { Rng } from "../../../tensor/rng.ts";
 import { Tensor } from "../../../tensor/tensor.ts";
+import type { MergeRole } from "../../method.ts";
 import { checksum, narrow } from "./convert.ts";
 import type { MergePlan, PlannedInput, PlannedTensor } from "./plan.ts";
-import type { StreamedMergeRole } from "./role.ts";
 import type { Scratch } from "./scratch.ts";
 import type { Source } from "./source.ts";
 
@@ -27,7 +28,7 @@ export class TensorMerger {
   readonly #sources: readonly Source[];
   readonly #scratch: Scratch;
   readonly #rng: Rng;
-  readonly #role: StreamedMergeRole<object>;
+  readonly #role: MergeRole<object>;
   /** Sums of (merged - model)² and model² by source, and entries looked at. */
   readonly #squares: readonly { apart: number; own: number; entries: number }[];
   #areEqual = true;
@@ -39,7 +40,7 @@ export class TensorMerger {
     this.#sources = sources;
     this.#scratch = scratch;
     this.#rng = new Rng(seed).fold("merge");
-    this.#role = plan.method.roles.merge! as StreamedMergeRole<object>;
+    this.#role = plan.method.roles.merge! as MergeRole<object>;
     this.#squares = sources.map(() => ({ apart: 0, own: 0, entries: 0 }));
   }
 
