@@ -111,7 +111,7 @@ async function checkText(path, fact, { library, files }) {
     Int32Array.from(
       chat
         ? encodeChatPrompt([{ role: "user", content: text }], template, tokenizer, "check")
-        : tokenizer.encode(text),
+        : tokenizer.encode(text, { addSpecial: true }),
     ),
   );
   for (const [i, { ids, topIds, topLogits, everyLogit, maxAbsLogit }] of fact.prompts.entries()) {
@@ -207,6 +207,7 @@ async function checkEmbeddings(path, fact, { library, files }) {
 /** What was recorded, and what compares with it. */
 const checks = [
   ["real-smollm2", checkText],
+  ["real-gemma3", checkText],
   ["real-minilm", checkEmbeddings],
 ];
 
