@@ -76,7 +76,7 @@ const cases: Readonly<
   boft: ["hf-llama", (model) => boft(model, { blockSize: 2, targetModules, factors: 2 })],
 };
 
-/** First numbers moved by known ones, so that nothing is zero. */
+/** First numbers moved by known ones, so that nothing is zero; about 1 what the base would give (DoRA's magnitudes). */
 async function made(
   name: string,
 ): Promise<{ base: string; own: LoadedAdapter; plain: Tensor; logits: Tensor; ids: number[] }> {
@@ -87,7 +87,10 @@ async function made(
   const params = Object.fromEntries(
     Object.entries(adapter.init(new Rng(7))).map(([tensor, first]) => {
       const more = uniforms(`${name} ${tensor}`, first.size);
-      const numbers = Float32Array.from(first.numbers(), (x, i) => x + 0.6 * more[i]! - 0.3);
+      const numbers = Float32Array.from(
+        first.numbers(),
+        (x, i) => (Number.isNaN(x) ? 1 : x) + 0.6 * more[i]! - 0.3,
+      );
       return [tensor, new Tensor("float32", first.shape, numbers)];
     }),
   );
