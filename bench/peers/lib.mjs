@@ -53,6 +53,12 @@ export function packageVersion(name) {
   return JSON.parse(readFileSync(path, "utf8")).version;
 }
 
+export function median(values) {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
 /** Prints the ready line, then answers `{"steps": n}` and `{"exit": true}` until told to exit. */
 export async function serve(ready, step) {
   const print = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
@@ -63,15 +69,19 @@ export async function serve(ready, step) {
     if (message.exit) break;
     const ms = [];
     const loss = [];
+    const firstMs = [];
     let tokens;
     for (let i = 0; i < message.steps; i++) {
       const start = performance.now();
       const result = await step();
       ms.push(performance.now() - start);
       if (Array.isArray(result)) tokens = result;
-      else loss.push(result);
+      else if (typeof result === "object") {
+        tokens = result.tokens;
+        firstMs.push(result.firstMs);
+      } else loss.push(result);
     }
-    print({ ms, loss, ...(tokens && { tokens }) });
+    print({ ms, loss, ...(tokens && { tokens }), ...(firstMs.length > 0 && { firstMs }) });
   }
   print({ peakRssMb: peakRssMb() });
   process.exit(0);

@@ -17,6 +17,8 @@ export interface Steps {
   readonly ms: readonly number[];
   readonly loss: readonly number[];
   readonly tokens?: readonly number[];
+  /** Of each step, where it is a wave of streams: milliseconds to the first token of the middle one. */
+  readonly firstMs?: readonly number[];
   /** Resident memory after the steps, where the work is about memory. */
   readonly rssMb?: number;
 }

@@ -1,7 +1,7 @@
 /** Two arms, turn by turn: warm-up, the check that they compute the same, rounds, medians. */
 import { MissingError, StateError } from "../../index.ts";
 import { Arm, type Ended, type Ready } from "./arm.ts";
-import type { Contest } from "./plan.ts";
+import type { Contest, Row } from "./plan.ts";
 import { judge, type Measure, median, type Result } from "./results.ts";
 
 /** Where programs and files are; tests have their own. */
@@ -36,6 +36,8 @@ interface Side {
   readonly ready: Ready;
   /** Median of the rounds' medians. */
   readonly ms: number;
+  /** The same of times to the first token. */
+  readonly firstMs: number;
   /** Slowest round over fastest, less one. */
   readonly spread: number;
   readonly ended: Ended;
@@ -111,7 +113,7 @@ function skipped(contest: Contest, why: string): ContestResult {
   const { work, peer, about } = contest;
   const results = contest.rows.map((row) =>
     judge({
-      work: nameOf(work, row.unit),
+      work: nameOf(work, row),
       unit: row.unit,
       ours: null,
       peer: peer?.name ?? null,
@@ -123,10 +125,12 @@ function skipped(contest: Contest, why: string): ContestResult {
   return { results, lacksPeer: false, version: undefined };
 }
 
-const nameOf = (work: string, unit: Measure): string =>
-  unit === "MB" ? `${work}, peak resident memory` : work;
+const nameOf = (work: string, { unit, isFirst }: Row): string => {
+  if (isFirst) return `${work}, first token of the middle stream`;
+  return unit === "MB" ? `${work}, peak resident memory` : work;
+};
 
-const limitOf = (row: Contest["rows"][number], peer: Contest["peer"]): number | null =>
+const limitOf = (row: Row, peer: Contest["peer"]): number | null =>
   peer || row.isOwn ? row.limit : null;
 
 type Sides = readonly [ours: Side, theirs: Side | undefined];
@@ -157,12 +161,15 @@ async function compare(
     );
   const { pauseMs = defaultPauseMs } = options;
   const medians: number[][] = arms.map(() => []);
+  const firsts: number[][] = arms.map(() => []);
   const rounds = Math.min(options.rounds, contest.maxRounds ?? options.rounds);
   for (let round = 1; round <= rounds; round++) {
     options.onProgress?.(`${contest.work}: round ${round} of ${rounds}`);
     for (const [i, { arm, perRound }] of warm.entries()) {
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
-      medians[i]!.push(median((await arm.steps(perRound)).ms));
+      const { ms, firstMs = [] } = await arm.steps(perRound);
+      medians[i]!.push(median(ms));
+      firsts[i]!.push(median(firstMs));
     }
   }
   const sides: Side[] = [];
@@ -172,6 +179,7 @@ async function compare(
     sides.push({
       ready: arm.ready,
       ms: median(medians[i]!),
+      firstMs: median(firsts[i]!),
       spread,
       ended,
       tokens: first.tokens,
@@ -208,15 +216,15 @@ function checkSame(
 
 function rowOf(
   contest: Contest,
-  row: Contest["rows"][number],
+  row: Row,
   [ours, theirs]: Sides,
   peer: Contest["peer"],
   why: string | undefined,
 ): Result {
   const number = (side: Side | undefined): number | null =>
-    side ? numberOf(row.unit, side, contest.tokensPerStep) : null;
+    side ? numberOf(row, side, contest.tokensPerStep) : null;
   return judge({
-    work: nameOf(contest.work, row.unit),
+    work: nameOf(contest.work, row),
     unit: row.unit,
     ours: number(ours),
     peer: peer?.name ?? null,
@@ -226,7 +234,8 @@ function rowOf(
   });
 }
 
-function numberOf(unit: Measure, side: Side, tokens = 1): number {
+function numberOf({ unit, isFirst }: Row, side: Side, tokens = 1): number {
+  if (isFirst) return side.firstMs;
   if (unit === "MB") return side.ended.peakRssMb;
   return unit === "tokens/s" ? (1000 * tokens) / side.ms : side.ms;
 }

@@ -41,17 +41,14 @@ export function placeOf(
   const peers = join(root, "bench/peers");
   const python = findPython(host, peers);
   const real = model ? new RealModel(host, model, join(folder, "smollm2")) : undefined;
+  // Memory is read after a collection.
+  const ours: Place["ours"] = (work, threads, weights) => [
+    ...[process.execPath, "--expose-gc", built.worker, work, String(threads), weights],
+  ];
   return {
-    // Memory is read after a collection.
-    ours: (work, threads, weights) => [
-      process.execPath,
-      "--expose-gc",
-      built.worker,
-      work,
-      String(threads),
-      weights,
-    ],
+    ours,
     theirs: (peer, threads, weights) => {
+      if (peer.kind === "own") return ours(peer.work, threads, weights);
       const runtime = peer.kind === "npm" ? process.execPath : python;
       const script = join(peers, peer.script);
       if (runtime === undefined || !existsSync(script)) return undefined;

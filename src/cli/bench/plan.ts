@@ -2,7 +2,8 @@
 import type { Measure } from "./results.ts";
 
 export interface Peer {
-  readonly kind: "npm" | "python";
+  /** "own" is another work of ours. */
+  readonly kind: "npm" | "python" | "own";
   /** For people, as is its library. */
   readonly name: string;
   readonly library: string;
@@ -35,6 +36,8 @@ export interface Row {
   readonly limit: number | null;
   /** The limit is on our own number, not on the ratio. */
   readonly isOwn?: boolean;
+  /** Time to the first token, of steps that are waves of streams. */
+  readonly isFirst?: boolean;
 }
 
 /** Made from a path that the user gives (real.ts), with what each peer reads of it. */
@@ -195,6 +198,97 @@ const realContests: readonly Contest[] = [
   },
 ];
 
+const streamsOf = (streams: number) => ({
+  group: "serve",
+  threads: "all" as const,
+  about: `${streams === 1 ? "one stream" : `${streams} streams at once`}, prompts of 128, 128 new tokens each, greedy`,
+  tokensPerStep: 128 * streams,
+  maxRounds: streams > 8 ? 3 : 5,
+});
+
+/** The aim is to be ahead at 8 and 32. */
+const waveRows = (streams: number, isAim = true): Contest["rows"] => {
+  const limit = isAim && streams > 1 ? 1 : null;
+  return [
+    { unit: "tokens/s", limit },
+    { unit: "ms", limit, isFirst: true },
+  ];
+};
+
+const own = (work: string, name: string): Peer => ({
+  ...{ kind: "own", name, library: "", script: "", work, remedy: "" },
+});
+
+/** Streams in one batch, on the weights of a real model. */
+const serveContests: readonly Contest[] = [
+  ...[1, 8, 32].flatMap((streams): Contest[] => [
+    {
+      ...streamsOf(streams),
+      work: `${real}, ${streams} streams, float32`,
+      ours: `serve-${streams}`,
+      weights: "smollm2-gguf",
+      peer: {
+        ...llamaCpp(`serve-f32-${streams}`, "its batching, GGUF F32"),
+        script: "llama-serve.mjs",
+      },
+      rows: waveRows(streams),
+    },
+    {
+      ...streamsOf(streams),
+      work: `${real}, ${streams} streams, float32`,
+      ours: `serve-${streams}`,
+      weights: "smollm2-onnx",
+      peer: {
+        ...transformersJs(
+          `serve-fp32-${streams}`,
+          "one batch of equal prompts, our ONNX export in fp32",
+        ),
+        script: "transformers-serve.mjs",
+      },
+      rows: waveRows(streams),
+    },
+    {
+      ...streamsOf(streams),
+      work: `${real}, ${streams} streams, 8 bits`,
+      ours: `serve-${streams}-8bit`,
+      weights: "smollm2-gguf",
+      peer: {
+        ...llamaCpp(`serve-q8-${streams}`, "its batching, GGUF Q8_0"),
+        script: "llama-serve.mjs",
+      },
+      rows: waveRows(streams),
+      sureTokens: 0,
+    },
+  ]),
+  {
+    ...streamsOf(32),
+    work: `${real}, 32 streams with 8 adapters`,
+    ours: "serve-32-mixed",
+    weights: "smollm2",
+    peer: own("serve-32-one", "one adapter for all"),
+    rows: waveRows(32, false),
+    sureTokens: 128,
+  },
+  {
+    ...streamsOf(32),
+    work: `${real}, 32 streams with one adapter`,
+    ours: "serve-32-one",
+    weights: "smollm2",
+    peer: own("serve-32", "no adapter and no bank"),
+    rows: waveRows(32, false),
+    sureTokens: 0,
+  },
+  {
+    ...streamsOf(32),
+    work: `${real}, 32 streams through HTTP`,
+    ours: "serve-32-http",
+    weights: "smollm2",
+    peer: own("serve-32", "the same without HTTP"),
+    rows: waveRows(32, false),
+    sureTokens: 0,
+  },
+];
+
 export const contests: readonly Contest[] = [
   {
     ...gpt,
@@ -292,6 +386,7 @@ export const contests: readonly Contest[] = [
     rows: [{ unit: "tokens/s", limit: null }],
   },
   ...realContests,
+  ...serveContests,
 ];
 
 /** Groups that are not contests of two processes. */

@@ -32,6 +32,8 @@ export interface RealTask {
   readonly prompt: readonly number[];
   /** (4, 257) tokens of training. */
   readonly rows: readonly (readonly number[])[];
+  /** (512, 128) tokens that streams begin with, no two with the same first one. */
+  readonly prompts: readonly (readonly number[])[];
   /** The GGUF that was given, or the one written in its place. */
   readonly gguf: string;
 }
@@ -44,6 +46,7 @@ export const realFiles = {
 } as const;
 
 const promptLength = 128;
+const promptCount = 512;
 const batchRows = 4;
 const rowLength = 257;
 
@@ -128,7 +131,7 @@ export class RealModel {
     return texts;
   }
 
-  async #tokens({ sizes }: LanguageModel): Promise<Pick<RealTask, "prompt" | "rows">> {
+  async #tokens({ sizes }: LanguageModel): Promise<Omit<RealTask, "gguf">> {
     const tokenizer = await loadTokenizer(withGguf(this.#host.files), this.#given);
     const ids = tokenizer.encode(text);
     if (ids.length <= promptLength || ids.some((id) => id >= sizes.vocabSize)) {
@@ -139,7 +142,11 @@ export class RealModel {
     const rows = Array.from({ length: batchRows }, (_, row) =>
       Array.from({ length: rowLength }, (__, t) => ids[(31 * row + t) % ids.length]!),
     );
-    return { prompt: [...ids.slice(0, promptLength)], rows };
+    const prompts = Array.from({ length: promptCount }, (_, i) => [
+      sizes.vocabSize - 1 - i,
+      ...Array.from({ length: promptLength - 1 }, (__, t) => ids[(31 * i + t) % ids.length]!),
+    ]);
+    return { prompt: [...ids.slice(0, promptLength)], rows, prompts };
   }
 
   async #writeOnnx(path: string): Promise<void> {

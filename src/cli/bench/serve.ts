@@ -7,6 +7,8 @@ import type { Ready, Steps } from "./arm.ts";
 export interface StepResult {
   readonly loss?: number;
   readonly tokens?: readonly number[];
+  /** Of streams that begin together: milliseconds to the first token, the middle one of all. */
+  readonly firstMs?: number;
 }
 
 export interface Work {
@@ -47,18 +49,21 @@ export async function serve(work: Work, threads: number): Promise<void> {
     if (message.exit) break;
     const ms: number[] = [];
     const loss: number[] = [];
+    const firstMs: number[] = [];
     let tokens: readonly number[] | undefined;
     for (let i = 0; i < (message.steps ?? 0); i++) {
       const start = performance.now();
       const result = await work.step();
       ms.push(performance.now() - start);
       if (result.loss !== undefined) loss.push(result.loss);
+      if (result.firstMs !== undefined) firstMs.push(result.firstMs);
       tokens = result.tokens ?? tokens;
     }
     const answer: Steps = {
       ms,
       loss,
       ...(tokens && { tokens }),
+      ...(firstMs.length > 0 && { firstMs }),
       ...(work.isAboutMemory && { rssMb: rssMb() }),
     };
     print(answer);

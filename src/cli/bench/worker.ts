@@ -17,6 +17,7 @@ import {
   realLora,
   realLora4,
 } from "./works/real.ts";
+import { serving, servingNames } from "./works/serving.ts";
 import { shapes } from "./works/shapes.ts";
 import { cnnSgd, lstmAdamW } from "./works/small.ts";
 
@@ -35,6 +36,7 @@ const works: Readonly<Record<string, (threads: number, weights: string) => Promi
   "smollm2-decode-8bit": realDecode8,
   "smollm2-decode-4bit": realDecode4,
   "smollm2-decode-4bit-int8": realDecode4Rounded,
+  ...Object.fromEntries(servingNames.map((name) => [name, serving(name)])),
   adapter: adapterStep,
   shapes,
 };
