@@ -355,6 +355,7 @@ export const eva: Method<EvaOptions> = defineMethod({
     url: "https://arxiv.org/abs/2410.07170",
   },
   implementation: "parity",
+  claim: "doesNotHold",
   options: {
     rho: {
       type: "number",

@@ -333,6 +333,7 @@ export const ltSft: Method<LtSftOptions> = defineMethod({
     url: "https://arxiv.org/abs/2110.07560",
   },
   implementation: "faithful",
+  claim: "doesNotHold",
   options,
   roles: { adapter: ltSftKind },
   tiny: { density: 0.2 },

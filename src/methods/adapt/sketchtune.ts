@@ -415,6 +415,7 @@ export const sketchTune: Method<SketchTuneOptions> = defineMethod({
     url: "https://arxiv.org/abs/2410.06364",
   },
   implementation: "faithful",
+  claim: "undecided",
   options,
   sizedBy: "groupsPerRow",
   roles: { adapter: sketchTuneKind },

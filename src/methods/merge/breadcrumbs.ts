@@ -33,6 +33,7 @@ export const breadcrumbs: Method<BreadcrumbsOptions> = defineMethod<BreadcrumbsO
   summary: "Adds of each fine-tuning neither its largest changes nor its small ones.",
   paper: breadcrumbsPaper,
   implementation: "parity",
+  claim: "doesNotHold",
   buildsOn: ["task-arithmetic"],
   options: breadcrumbsOptions,
   roles: {
