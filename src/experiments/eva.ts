@@ -155,7 +155,7 @@ const sizeOf = (params: TensorRecord): number =>
 export const experiment: Experiment<Shared> = {
   id: "eva",
   title: "EVA",
-  version: "1",
+  version: "2",
   metrics: {
     accuracy: "share of right answers on test examples",
     lossArea: "mean training loss over the first 30 % of the steps, nats",
@@ -169,10 +169,10 @@ export const experiment: Experiment<Shared> = {
   plan: (budget: Budget) => {
     const { steps, batchSize } = sizes[budget];
     const cost = { steps, examples: steps * batchSize };
-    const rates = (budget === "quick" ? [3e-3] : [1e-3, 3e-3, 1e-2]).map((learningRate) => ({
+    const rates = (budget === "quick" ? [3e-3] : [3e-3, 1e-2, 3e-2]).map((learningRate) => ({
       learningRate,
     }));
-    const fullRates = (budget === "quick" ? [1e-3] : [3e-4, 1e-3, 3e-3]).map((learningRate) => ({
+    const fullRates = (budget === "quick" ? [1e-3] : [1e-3, 3e-3, 1e-2]).map((learningRate) => ({
       learningRate,
     }));
     return {

@@ -44,12 +44,13 @@ import {
 import { length, measureSkills, type Reader, unnamed } from "./skill-measures.ts";
 
 const sizes = {
-  full: { base: 1200, expert: 500, gate: 200, joint: 1000, batchSize: 16, test: 64, rows: 2000 },
+  full: { base: 1200, expert: 500, gate: 600, joint: 1000, batchSize: 16, test: 64, rows: 2000 },
   quick: { base: 20, expert: 6, gate: 3, joint: 6, batchSize: 8, test: 6, rows: 60 },
 } as const;
 
 const rank = 4;
-const rate = { base: 3e-3, expert: 5e-3, gate: 1e-2 } as const;
+const rate = { base: 3e-3, expert: 5e-3 } as const;
+const gateRates = { full: [1e-3, 3e-3, 1e-2], quick: [3e-3] } as const;
 
 const gates: Readonly<Record<string, XLoraOptions>> = {
   "sequence-gate": { layerwise: true },
@@ -195,7 +196,7 @@ const sizeOf = (params: TensorRecord): number =>
 export const experiment: Experiment<Shared> = {
   id: "x-lora",
   title: "X-LoRA",
-  version: "1",
+  version: "2",
   metrics: {
     singles: "exact answers to force, energy, tag and add with the skill's word, mean of the four",
     forceExact: "exact answers to force",
@@ -222,6 +223,16 @@ export const experiment: Experiment<Shared> = {
     };
     return {
       arms: Object.entries(arms).map(([name, about]): Arm => ({ name, about, cost: costOf(name) })),
+      tuning: {
+        metric: "singles",
+        direction: "higher",
+        grid: Object.fromEntries(
+          Object.keys(gates).map((name) => [
+            name,
+            gateRates[budget].map((learningRate) => ({ learningRate })),
+          ]),
+        ),
+      },
       ...(budget === "quick" && { seeds: 1 }),
     };
   },
@@ -302,7 +313,7 @@ export const experiment: Experiment<Shared> = {
     else if (cell.arm in gates) {
       loaded = await train(context, shared, gateOf(cell.arm, shared, cell.seed), mixture, {
         ...{ name: cell.arm, steps: sizes[context.budget].gate },
-        ...{ learningRate: rate.gate, seed: cell.seed },
+        ...{ learningRate: cell.settings["learningRate"] as number, seed: cell.seed },
       });
       parameters = sizeOf(loaded.params);
       const gated = loaded as LoadedAdapter & { readonly adapter: XLoraAdapter };
