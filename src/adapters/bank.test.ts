@@ -222,14 +222,13 @@ describe("the layers of a bank", () => {
       own.fill(i + 1, adapter, numbers);
     });
     const ids = Tensor.from([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [3, 4], "int32");
-    const slots = Tensor.from([2, 0, 1], [3], "int32");
     const forward = await compile<Tensor>(
-      ((values: ValueRecord, fixed: ValueRecord, x: Value, s: Value) =>
-        gpt.forward(gpt.context(fixed, {}, own.context(values, s)), x).logits) as never,
-      [own.params, base, spec(["rows", 4], "int32"), spec(["rows"], "int32")],
+      ((values: ValueRecord, fixed: ValueRecord, x: Value) =>
+        gpt.forward(gpt.context(fixed, {}, own.context(values)), x).logits) as never,
+      [own.specs, base, spec(["rows", 4], "int32")],
       { backend: on },
     );
-    const logits = await forward.run(own.params, base, ids, slots);
+    const logits = await forward.run(own.inputs([2, 0, 1]), base, ids);
     await forward.release();
     for (const [row, which] of [1, undefined, 0].entries()) {
       const adapter = which === undefined ? undefined : two[which];
@@ -249,6 +248,61 @@ describe("the layers of a bank", () => {
         );
       allclose(part(logits), part(all), 1e-5, `row ${row}`);
     }
+  });
+});
+
+describe("a row of a batch with adapters of many slots", () => {
+  const gpt = new Gpt2({ vocabSize: 31, dModel: 192, nLayers: 1, nHeads: 4, maxPositions: 16 });
+  const { params: base } = gpt.init(new Rng(3));
+  const own = loraBank(gpt, { slots: 7, maxRank: 20, targetModules: "all-linear" });
+  const rows = [3, 0, 7, 1, 2, 6, 5, 3, 4];
+
+  /** Logits of one token for each row: products of as many rows as there are. */
+  async function logitsOf(slots: readonly number[]): Promise<Float32Array[]> {
+    const forward = await compile<Tensor>(
+      ((values: ValueRecord, fixed: ValueRecord, x: Value) =>
+        gpt.forward(gpt.context(fixed, {}, own.context(values)), x).logits) as never,
+      [own.specs, base, spec(["rows", 1], "int32")],
+      { backend: ort },
+    );
+    const ids = Tensor.from(
+      slots.map(() => 5),
+      [slots.length, 1],
+      "int32",
+    );
+    const logits = (await forward.run(own.inputs(slots), base, ids)).data as Float32Array;
+    await forward.release();
+    return slots.map((_, row) => logits.slice(31 * row, 31 * row + 31));
+  }
+
+  it("has the bits that it has among rows of its own adapter, wherever its slot stands", async () => {
+    for (let slot = 1; slot <= 7; slot++) {
+      const { adapter, params: numbers } = random(gpt, slot, {
+        rank: 13 + slot,
+        targetModules: "all-linear",
+      });
+      own.fill(slot, adapter, numbers);
+    }
+    const mixed = await logitsOf(rows);
+    expect(new Set(mixed.map((row) => row.join())).size).toBe(8);
+    for (const [i, slot] of rows.entries()) {
+      expect((await logitsOf([slot, slot]))[0], `slot ${slot}`).toEqual(mixed[i]);
+    }
+  });
+
+  it("is not touched by an adapter whose products overflow", async () => {
+    const { adapter, params: numbers } = random(gpt, 9, { rank: 4, targetModules: ["c_attn"] });
+    const wild = Object.fromEntries(
+      Object.entries(numbers).map(([name, { shape, size }]) => [
+        name,
+        new Tensor("float32", shape, new Float32Array(size).fill(5e37)),
+      ]),
+    );
+    const before = await logitsOf([1, 2, 3]);
+    own.fill(2, adapter, wild);
+    const after = await logitsOf([1, 2, 3]);
+    expect(after[1]!.some((x) => !Number.isFinite(x))).toBe(true);
+    expect([after[0], after[2]]).toEqual([before[0], before[2]]);
   });
 });
 
@@ -298,6 +352,17 @@ describe("loraBank", () => {
     const name = `base_model.model.${path}.lora_A.weight`;
     const refuse = ({ adapter, params: numbers }: Filled, sentence: string, slot = 1): void =>
       expect(() => own.fill(slot, adapter, numbers)).toThrow(sentence);
+    const wild = {
+      ...fits.params,
+      [`base_model.model.${path}.lora_B.weight`]: Tensor.from(
+        new Float32Array(64).fill(3e38),
+        [32, 2],
+      ),
+    };
+    refuse(
+      { ...fits, params: wild },
+      `bank: "base_model.model.${path}.lora_B.weight" holds 3.0000000054977558e+38 at element 0, which is no finite number when scaled by 2.`,
+    );
     refuse(
       random(model, 1, { rank: 3, targetModules: ["q_proj"] }),
       `bank: the adapter has rank 3 on "${path}", the bank takes 2 — make it with a larger maxRank.`,

@@ -8,20 +8,31 @@
  * program: filling or clearing a slot writes numbers and compiles nothing. A rank below the bank's is
  * filled up with zeros, and slot 0 is the base model: zeros, whose sum with W x is W x bit for bit.
  *
- *   A → (slots + 1, in, maxRank)      B → (slots + 1, maxRank, out), alpha / rank written into it
+ *   A (slots + 1, R, in)      B (slots + 1, R, out), alpha / rank written into it
  *
- * Both lie the way the product with a row reads them. Memory: `bytes`.
+ * A processor gains nothing from a product for each row (Punica's SGMV gathers on a GPU): it would read its
+ * adapter's matrices anew for every row. So the matrices of the adapters that a batch uses, U of them, are laid
+ * side by side, and two products serve all rows; between them each row keeps its own R of the U · R numbers:
+ *
+ *   x (rows, in) · A_usedᵀ → (rows, U · R), what is another adapter's made zero · B_used → (rows, out)
+ *
+ * Where all rows share one adapter it costs what that adapter costs alone. A row's bits must not depend on what
+ * stands beside it, and a product of matrices cuts long sums at places that depend on its width. So the first product
+ * is cut here, into C of at most 128 inputs each, which are summed in order; and R is the rank rounded up to a
+ * power of two, so that no cut of the second goes through an adapter's own numbers. A lies as
+ * (C, slots + 1, R, in / C). Memory: `bytes`.
  */
 import { OptionError, ShapeError, UnsupportedError } from "../errors.ts";
-import { add } from "../ir/elementwise.ts";
-import type { Value } from "../ir/graph.ts";
+import { add, greater, where } from "../ir/elementwise.ts";
+import type { Spec } from "../ir/graph.ts";
 import { gather } from "../ir/indexing.ts";
-import { reshape } from "../ir/layout.ts";
+import { expand, reshape, transpose } from "../ir/layout.ts";
 import { dot } from "../ir/linear.ts";
+import { sum } from "../ir/reduce.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { Linear } from "../nn/linear.ts";
 import type { ContextOptions, Module, SiteFn, TensorRecord, ValueRecord } from "../nn/module.ts";
-import { sameShape, showShape } from "../tensor/shape.ts";
+import { type Dim, mulDims, sameShape, showShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, targetsOf } from "./adapter.ts";
 import type { LoraAdapter, LoraLayer } from "./lora.ts";
@@ -38,6 +49,21 @@ export interface LoraBankOptions {
 /** Bytes of all matrices of a bank. */
 const maxBytes = 2 ** 33;
 
+/** Slots that a batch uses, (U,) int32; and which of them is a sequence's, (B, U): 1, else 0. */
+const [usedName, pickName] = ["bank_used", "bank_pick"] as const;
+
+/** Sums of no more products than this are never cut; longer ones at a multiple of it. */
+const block = 128;
+
+/** The largest divisor that is no larger than a block. */
+function partOf(features: number): number {
+  for (let size = Math.min(block, features); ; size--) if (features % size === 0) return size;
+}
+
+/** Rows of a slot's matrices. */
+const paddedRank = (rank: number): number =>
+  rank > block ? Math.ceil(rank / block) * block : Math.max(4, 2 ** Math.ceil(Math.log2(rank)));
+
 export interface LoraBank {
   /** Adapters held at once; 1 to `slots` are theirs, 0 is the base model. */
   readonly slots: number;
@@ -46,6 +72,8 @@ export interface LoraBank {
   readonly targets: readonly string[];
   /** A and B of every layer; programs read them at each run. */
   readonly params: TensorRecord;
+  /** What programs are given, in this order: `params`, and what a batch uses of them. */
+  readonly specs: Readonly<Record<string, Spec>>;
   /** Memory of `params`. */
   readonly bytes: number;
   /**
@@ -62,11 +90,15 @@ export interface LoraBank {
   /** @throws OptionError when a number is no slot of this bank. */
   check(slots: readonly number[]): void;
   /**
-   * What the forward pass does.
-   * @param values of `params`
-   * @param slots (B,) int32, the slot of each sequence; layers see B·T rows.
+   * Numbers for `specs`.
+   * @param slots of each sequence of a batch
    */
-  context(values: ValueRecord, slots: Value): ContextOptions;
+  inputs(slots: ArrayLike<number>): TensorRecord;
+  /**
+   * What the forward pass does.
+   * @param values of `specs`
+   */
+  context(values: ValueRecord): ContextOptions;
 }
 
 interface Place {
@@ -91,8 +123,9 @@ export function loraBank(model: LanguageModel, options: LoraBankOptions): LoraBa
     const layer = model.targets.get(path)!;
     return { path, layer, a: `${path}.bank_A`, b: `${path}.bank_B` };
   });
+  const width = paddedRank(maxRank);
   const perSlot = places.reduce(
-    (sum, { layer }) => sum + maxRank * (layer.inFeatures + layer.outFeatures) * 4,
+    (sum, { layer }) => sum + width * (layer.inFeatures + layer.outFeatures) * 4,
     0,
   );
   const bytes = perSlot * (slots + 1);
@@ -103,8 +136,9 @@ export function loraBank(model: LanguageModel, options: LoraBankOptions): LoraBa
   }
   const params: TensorRecord = {};
   for (const { layer, a, b } of places) {
-    params[a] = Tensor.zeros([slots + 1, layer.inFeatures, maxRank], "float32");
-    params[b] = Tensor.zeros([slots + 1, maxRank, layer.outFeatures], "float32");
+    const size = partOf(layer.inFeatures);
+    params[a] = Tensor.zeros([layer.inFeatures / size, slots + 1, width, size], "float32");
+    params[b] = Tensor.zeros([slots + 1, width, layer.outFeatures], "float32");
   }
   const contents: object[] = Array.from({ length: slots + 1 }, () => ({}));
 
@@ -114,13 +148,6 @@ export function loraBank(model: LanguageModel, options: LoraBankOptions): LoraBa
       `bank: slot must be a whole number from 1 to ${slots}, got ${slot} — 0 is the base model.`,
     );
   };
-  /** A slot's part of a matrix. */
-  const part = (name: string, slot: number): Float32Array => {
-    const { data, size } = params[name]!;
-    const length = size / (slots + 1);
-    return (data as Float32Array).subarray(slot * length, (slot + 1) * length);
-  };
-
   return {
     slots,
     maxRank,
@@ -132,38 +159,68 @@ export function loraBank(model: LanguageModel, options: LoraBankOptions): LoraBa
       const layers = checkAdapter(adapter, places, maxRank, own);
       contents[slot] = {};
       for (const { path, a, b } of places) {
-        const [partA, partB] = [part(a, slot), part(b, slot)];
-        partA.fill(0);
-        partB.fill(0);
+        empty(params[a]!, params[b]!, slot);
         const layer = layers.get(path);
-        if (layer) write(layer, own, maxRank, partA, partB);
+        if (layer) write(layer, own, params[a]!, params[b]!, slot);
       }
     },
     clear(slot): void {
       checkSlot(slot);
       contents[slot] = {};
-      for (const { a, b } of places) {
-        part(a, slot).fill(0);
-        part(b, slot).fill(0);
-      }
+      for (const { a, b } of places) empty(params[a]!, params[b]!, slot);
     },
     contentOf: (slot) => contents[slot]!,
     check(list): void {
       for (const slot of list) if (slot !== 0) checkSlot(slot);
     },
-    context: (values, ids) => ({
-      sites: new Map<Module, SiteFn>(
-        places.map(({ layer, a, b }) => [
-          layer,
-          (x, y) => {
-            // (B·T, in) → (B, T, in), a stack of products with one matrix a sequence.
-            const rows = reshape(x, [ids.shape[0]!, -1, layer.inFeatures]);
-            const inner = dot(rows, gather(values[a]!, ids));
-            return add(y, reshape(dot(inner, gather(values[b]!, ids)), y.shape));
-          },
-        ]),
-      ),
-    }),
+    specs: {
+      ...params,
+      [usedName]: { shape: ["adapters"], dtype: "int32" },
+      [pickName]: { shape: ["rows", "adapters"], dtype: "float32" },
+    },
+    inputs(list): TensorRecord {
+      const used = [...new Set(Array.from(list))]
+        .filter((slot) => slot !== 0)
+        .sort((x, y) => x - y);
+      if (used.length === 0) used.push(0);
+      const pick = new Float32Array(list.length * used.length);
+      for (let row = 0; row < list.length; row++) {
+        const at = used.indexOf(list[row]!);
+        if (at >= 0) pick[row * used.length + at] = 1;
+      }
+      return {
+        ...params,
+        [usedName]: new Tensor("int32", [used.length], Int32Array.from(used)),
+        [pickName]: new Tensor("float32", [list.length, used.length], pick),
+      };
+    },
+    context(values): ContextOptions {
+      const [used, pick] = [values[usedName]!, values[pickName]!];
+      const [rows, count] = pick.shape as [Dim, Dim];
+      const wide = mulDims(count, width);
+      // (B, 1, U · R): a choice, and no product with zeros, so that no adapter's overflow reaches others.
+      const isOwn = greater(
+        reshape(expand(reshape(pick, [rows, count, 1]), [rows, count, width]), [rows, 1, wide]),
+        0,
+      );
+      return {
+        sites: new Map<Module, SiteFn>(
+          places.map(({ layer, a, b }) => [
+            layer,
+            (x, y) => {
+              const size = partOf(layer.inFeatures);
+              const tokens = x.shape[0]!;
+              const parts = transpose(reshape(x, [tokens, -1, size]), [1, 0, 2]);
+              const thin = reshape(gather(values[a]!, used, 1), [-1, wide, size]);
+              const inner = sum(dot(parts, thin, { transB: true }), 0);
+              const kept = where(isOwn, reshape(inner, [rows, -1, wide]), 0);
+              const back = reshape(gather(values[b]!, used), [wide, layer.outFeatures]);
+              return add(y, dot(reshape(kept, [tokens, wide]), back));
+            },
+          ]),
+        ),
+      };
+    },
   };
 }
 
@@ -206,6 +263,20 @@ function checkAdapter(
       );
     }
   }
+  // Zeros of other rows meet these numbers: zero times infinity would be theirs too.
+  for (const { a, b, scale } of layers.values()) {
+    for (const [name, by] of [
+      [a, 1],
+      [b, scale],
+    ] as const) {
+      const numbers = Array.from(params[name]!.numbers());
+      const at = numbers.findIndex((x) => !Number.isFinite(Math.fround(x * by)));
+      if (at < 0) continue;
+      throw new OptionError(
+        `bank: "${name}" holds ${numbers[at]} at element ${at}, which is no finite number when scaled by ${by}.`,
+      );
+    }
+  }
   const stray = Object.keys(params).find((name) => !names.has(name));
   if (stray !== undefined) {
     throw new OptionError(`bank: "${stray}" is no parameter of the adapter.`);
@@ -213,20 +284,42 @@ function checkAdapter(
   return layers;
 }
 
-/** Aᵀ into (in, maxRank) and scale · Bᵀ into (maxRank, out), whose rest is zero. */
+/** The numbers of a slot in one part of A, (C, slots + 1, R, in / C), or in B, which is one part. */
+function slotOf({ shape, data }: Tensor, part: number, slot: number): Float32Array {
+  const [slots, width, size] = shape.slice(-3) as [number, number, number];
+  const length = width * size;
+  const at = (part * slots + slot) * length;
+  return (data as Float32Array).subarray(at, at + length);
+}
+
+function empty(a: Tensor, b: Tensor, slot: number): void {
+  for (let part = 0; part < a.shape[0]!; part++) slotOf(a, part, slot).fill(0);
+  slotOf(b, 0, slot).fill(0);
+}
+
+/** A, and Bᵀ times its scale; what is behind the rank stays zero. */
 function write(
   { layer, rank, scale, a, b }: LoraLayer,
   params: Readonly<Record<string, Tensor>>,
-  maxRank: number,
-  intoA: Float32Array,
-  intoB: Float32Array,
+  intoA: Tensor,
+  intoB: Tensor,
+  slot: number,
 ): void {
   const { inFeatures, outFeatures } = layer;
-  const [thin, wide] = [params[a]!.numbers(), params[b]!.numbers()];
+  const thin = Float32Array.from(params[a]!.numbers());
+  const wide = params[b]!.numbers();
+  const size = intoA.shape[3]!;
+  for (let part = 0; part < intoA.shape[0]!; part++) {
+    const into = slotOf(intoA, part, slot);
+    for (let r = 0; r < rank; r++) {
+      const at = r * inFeatures + part * size;
+      into.set(thin.subarray(at, at + size), r * size);
+    }
+  }
+  const into = slotOf(intoB, 0, slot);
   for (let r = 0; r < rank; r++) {
-    for (let i = 0; i < inFeatures; i++) intoA[i * maxRank + r] = thin[r * inFeatures + i]!;
     for (let o = 0; o < outFeatures; o++) {
-      intoB[r * outFeatures + o] = scale * wide[o * rank + r]!;
+      into[r * outFeatures + o] = scale * wide[o * rank + r]!;
     }
   }
 }

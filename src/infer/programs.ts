@@ -10,7 +10,6 @@ import type { Spec, Value } from "../ir/graph.ts";
 import type { ForwardOptions, LanguageModel, LayerPast } from "../models/model.ts";
 import type { ContextOptions, TensorRecord, ValueRecord } from "../nn/module.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { slotsName } from "./slots.ts";
 import type { StateForm } from "./state.ts";
 
 export interface ProgramOptions {
@@ -197,16 +196,13 @@ export class DecoderPrograms {
 
   #context(own: ValueRecord, base: ValueRecord): ReturnType<LanguageModel["context"]> {
     const { adapter, bank, form } = this.#options;
-    const options = bank
-      ? bank.context(own, own[slotsName]!)
-      : contextOf(adapter, this.#model, own);
+    const options = bank ? bank.context(own) : contextOf(adapter, this.#model, own);
     return this.#model.context(base, {}, joinContexts(form?.(base) ?? {}, options));
   }
 
-  /** Shapes of what comes before the base weights: an adapter's numbers, or a bank's and the slots. */
+  /** Shapes of what comes before the base weights: an adapter's numbers, or a bank's and what rows take of them. */
   #ownSpecs(): Readonly<Record<string, Spec>> {
     const { adapter, bank } = this.#options;
-    if (!bank) return numbersOf(adapter);
-    return { ...bank.params, [slotsName]: spec(["rows"], "int32") };
+    return bank ? bank.specs : numbersOf(adapter);
   }
 }

@@ -2,29 +2,21 @@
 import type { LoraBank } from "../adapters/bank.ts";
 import { OptionError, StateError } from "../errors.ts";
 import type { TensorRecord } from "../nn/module.ts";
-import { Tensor } from "../tensor/tensor.ts";
-
-/** The input that says which slot of a bank each row takes. */
-export const slotsName = "slots";
 
 /** The slots that the rows of one call take, and what was in them when it began. */
 export class SlotsOfRows {
   readonly #bank: LoraBank;
   readonly #slots: readonly number[];
   readonly #contents: readonly object[];
-  readonly #rows: Tensor;
+  readonly #rows: readonly number[];
 
   /** Rows beyond the prompts take the last one's slot. */
   constructor(bank: LoraBank, slots: readonly number[], rows: number) {
     this.#bank = bank;
     this.#slots = slots;
     this.#contents = slots.map((slot) => bank.contentOf(slot));
-    const of = (row: number): number => slots[Math.min(row, slots.length - 1)]!;
-    this.#rows = new Tensor(
-      "int32",
-      [rows],
-      Int32Array.from({ length: rows }, (_, i) => of(i)),
-    );
+    const last = slots.length - 1;
+    this.#rows = Array.from({ length: rows }, (_, row) => slots[Math.min(row, last)]!);
   }
 
   /** @throws StateError when a slot changed since the call began: its cache is another adapter's. */
@@ -35,7 +27,7 @@ export class SlotsOfRows {
         `generate: slot ${slot} was filled or cleared while a call used it — wait for the call's end.`,
       );
     });
-    return { ...this.#bank.params, [slotsName]: this.#rows };
+    return this.#bank.inputs(this.#rows);
   }
 }
 

@@ -21,7 +21,6 @@ import type { ContextOptions, TensorRecord, ValueRecord } from "../../nn/module.
 import type { Dtype } from "../../tensor/dtype.ts";
 import { mulDims } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
-import { slotsName } from "../slots.ts";
 import type { CacheSizes, PagedCache } from "./pages.ts";
 
 export interface PagedProgramOptions {
@@ -119,9 +118,7 @@ export class PagedProgram {
     }
     const { nKvHeads, headDim, nLayers } = cacheSizesOf(model, adapter);
     const { pageTokens, pools } = cache;
-    const own: Readonly<Record<string, Spec>> = bank
-      ? { ...bank.params, [slotsName]: spec(["rows"], "int32") }
-      : numbersOf(adapter);
+    const own: Readonly<Record<string, Spec>> = bank ? bank.specs : numbersOf(adapter);
     const traced = trace(
       ((
         numbers: ValueRecord,
@@ -140,9 +137,7 @@ export class PagedProgram {
           keys: join(pool[2 * i]!),
           values: join(pool[2 * i + 1]!),
         }));
-        const extra = bank
-          ? bank.context(numbers, numbers[slotsName]!)
-          : contextOf(adapter, model, numbers);
+        const extra = bank ? bank.context(numbers) : contextOf(adapter, model, numbers);
         const context = model.context(base, {}, joinContexts(form?.(base) ?? {}, extra));
         const { logits, present } = model.forward(context, ids, {
           positions,
@@ -207,8 +202,7 @@ export class PagedProgram {
       wanted[row] = row * length;
     }
     const inputs = [
-      ...(this.#bank ? Object.values(this.#bank.params) : Object.values(numbersOf(this.#adapter))),
-      ...(this.#bank ? [new Tensor("int32", [count], slots)] : []),
+      ...Object.values(this.#bank?.inputs(slots) ?? numbersOf(this.#adapter)),
       ...this.#base,
       new Tensor("int32", [count, length], ids),
       new Tensor("int32", [count, length], positions),
