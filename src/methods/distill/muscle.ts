@@ -166,6 +166,7 @@ export const muscleMethod: Method<MuscleOptions> = defineMethod<MuscleOptions>({
     url: "https://arxiv.org/abs/2407.09435",
   },
   implementation: "faithful",
+  claim: "doesNotHold",
   buildsOn: ["distill"],
   options: muscleOptions,
   roles: {
