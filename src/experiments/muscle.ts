@@ -27,8 +27,8 @@ import type { Arm, Budget, Cell, Experiment, ExperimentContext, Metrics } from "
 import { answerExample, exactMatches } from "./language.ts";
 
 const sizes = {
-  full: { steps: 240, batchSize: 32, train: 4000, test: 2000 },
-  quick: { steps: 60, batchSize: 16, train: 256, test: 64 },
+  full: { task: 720, steps: 240, batchSize: 32, train: 4000, test: 2000 },
+  quick: { task: 60, steps: 60, batchSize: 16, train: 256, test: 64 },
 } as const;
 
 type Size = (typeof sizes)[Budget];
@@ -147,6 +147,7 @@ async function trainTask(
   base: BrownLm,
   task: Task,
   size: Size,
+  steps: number,
   seed: number,
   context: ExperimentContext,
   start: TensorRecord,
@@ -173,13 +174,13 @@ async function trainTask(
       )
     : plain;
   const result = await finetune(trainee, task.train, context.backend, {
-    steps: size.steps,
+    steps,
     batchSize: size.batchSize,
     learningRate: 3e-3,
     seed,
     signal: context.signal,
     onStep: ({ step, loss }) => {
-      if (step % 20 === 0) context.progress(`step ${step}/${size.steps}, loss ${loss.toFixed(3)}`);
+      if (step % 20 === 0) context.progress(`step ${step}/${steps}, loss ${loss.toFixed(3)}`);
     },
   });
   context.signal.throwIfAborted();
@@ -242,7 +243,7 @@ export function editSimilarity(a: string, b: string): number {
 export const experiment: Experiment<Shared> = {
   id: "muscle",
   title: "MUSCLE",
-  version: "2",
+  version: "3",
   metrics: {
     negativeFlips:
       "share of test items that the old model has right and this one wrong (worse, for classes)",
@@ -252,14 +253,14 @@ export const experiment: Experiment<Shared> = {
   },
   needs: { data: ["brown"], bases: ["brownLm"] },
   plan: (budget) => {
-    const { steps, batchSize } = sizes[budget];
+    const { task, steps, batchSize } = sizes[budget];
     return {
       arms: Object.entries(arms).map(([name, { about, objective }]): Arm => {
-        const times = objective ? 2 : 1;
+        const all = task + (objective ? steps : 0);
         return {
           name,
           about,
-          cost: { steps: times * steps, examples: times * steps * batchSize },
+          cost: { steps: all, examples: all * batchSize },
         };
       }),
       tasks: ["pos-near", "genre-near", "pos-far", "classes-near"],
@@ -309,8 +310,9 @@ export const experiment: Experiment<Shared> = {
       return (await firstNumbers(adapterOf(own), scene)).params;
     };
     const first = (own: BrownLm, which: string): Promise<TensorRecord> =>
-      context.remember({ which, task: name, base: own.hash, seed: cell.seed }, async () =>
-        trainTask(own, task, size, cell.seed, context, await fresh(own)),
+      context.remember(
+        { which, task: name, steps: size.task, base: own.hash, seed: cell.seed },
+        async () => trainTask(own, task, size, size.task, cell.seed, context, await fresh(own)),
       );
     const old = await first(shared.old, "old");
     const next = await first(base, "new");
@@ -321,6 +323,7 @@ export const experiment: Experiment<Shared> = {
           base,
           task,
           size,
+          size.steps,
           cell.seed + 1000,
           context,
           next,
