@@ -221,6 +221,22 @@ describe("chats", () => {
     expect(streamed.function).toMatchObject({ name: own.name, arguments: own.arguments });
     expect(parts.length).toBeGreaterThan(1);
 
+    // Beside a form an answer is of the form where it calls nothing.
+    const schema = {
+      type: "object",
+      properties: { name: { type: "string", enum: ["Ann", "Bo"] } },
+      required: ["name"],
+      additionalProperties: false,
+    };
+    const { choices: formed } = await client.chat.completions.create({
+      ...{ ...asked, tool_choice: "auto" },
+      response_format: { type: "json_schema", json_schema: { name: "x", strict: true, schema } },
+    });
+    const { message, finish_reason: reason } = formed[0]!;
+    expect(reason).toBe("stop");
+    expect(message.tool_calls).toBeUndefined();
+    expect(["Ann", "Bo"]).toContain((JSON.parse(message.content!) as { name: string }).name);
+
     // The answer of the tool goes back into the chat.
     const after = await client.chat.completions.create({
       model,

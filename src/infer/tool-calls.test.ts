@@ -19,7 +19,7 @@ import {
   toolGrammar,
   withToolsAsText,
 } from "./tool-calls.ts";
-import { readToolAnswer } from "./tool-stream.ts";
+import { readToolAnswer, ToolStream } from "./tool-stream.ts";
 
 const tools: readonly ChatTool[] = [
   {
@@ -73,6 +73,35 @@ describe("tools", () => {
     const named = { type: "function", function: { name: "now" } } as const;
     expect(accepts(id, one, named)).toBe(false);
     expect(accepts(id, one.replace(call, now), named)).toBe(true);
+  });
+
+  it.each([
+    ["hermes", `<tool_call>${call}</tool_call>`],
+    ["phi", `<|tool_call|>[${call}]<|/tool_call|>`],
+    ["json", call],
+  ])("stand beside JSON of a form, and no other text, as %s templates have them", (id, one) => {
+    const schema = { type: "object", properties: { name: { type: "string" } }, required: ["name"] };
+    const formed = (content: object): boolean[] =>
+      [one, '{"name": "Ann"}', '{"city": "Oslo"}', "plain text", `Let me see. ${one}`].map((text) =>
+        toolGrammar(tools, format(id), crossing, { content })!.accepts(text),
+      );
+    expect(formed({ schema: { ...schema, additionalProperties: false } })).toEqual([
+      ...[true, true, false, false, false],
+    ]);
+    expect(formed({})).toEqual([true, true, true, false, false]);
+    // To read them, who holds answers to tools tells their names.
+    const names = new Set(tools.map((tool) => tool.function.name));
+    const read = (text: string): string[] => {
+      const stream = new ToolStream(format(id), () => "x", names);
+      return [...stream.push(text), ...stream.end()].map((delta) =>
+        delta.kind === "call" ? delta.name : delta.text,
+      );
+    };
+    expect(read(one)[0]).toBe("get_weather");
+    expect(read('{"name": "Ann", "arguments": 1}').join("")).toBe(
+      '{"name": "Ann", "arguments": 1}',
+    );
+    expect(read('{"sky": {"name": "now"}}').join("")).toBe('{"sky": {"name": "now"}}');
   });
 
   it.each(["json", "llama3"])("are called by the whole answer as %s templates do", (id) => {

@@ -4,7 +4,7 @@
  */
 import type { ChatMessage, ToolCall } from "../data/example.ts";
 import { OptionError } from "../errors.ts";
-import type { JsonObject } from "../io/json.ts";
+import type { JsonObject, JsonValue } from "../io/json.ts";
 import { Literal, upTo } from "./grammar/dfa.ts";
 import { TextBefore, TextWithout } from "./grammar/free-text.ts";
 import { Grammar } from "./grammar/grammar.ts";
@@ -132,11 +132,17 @@ export interface ToolGrammarOptions extends Omit<JsonTextOptions, "lenient"> {
   readonly choice?: ToolChoice;
   /** Whether several calls may come in one answer; default true. */
   readonly isParallel?: boolean;
+  /**
+   * What an answer is that calls nothing, by "auto", in place of free text: JSON that fits a schema, `lenient` as
+   * in `schemaGrammar`; without a schema any object.
+   */
+  readonly content?: { readonly schema?: JsonValue; readonly lenient?: boolean };
 }
 
 /**
  * What an answer may be where tools may be called: by "auto" free text in which, once a call begins, it is one of
- * a tool there is with arguments that fit; else calls alone. Nothing for "none" or without tools.
+ * a tool there is with arguments that fit, or calls or `content`; else calls alone. Nothing for "none" or without
+ * tools.
  * @throws OptionError for tools or schemas that cannot be held to.
  */
 export function toolGrammar(
@@ -145,7 +151,7 @@ export function toolGrammar(
   vocabulary: Vocabulary,
   options: ToolGrammarOptions = {},
 ): Grammar | undefined {
-  const { choice = "auto", isParallel = true, ...textOptions } = options;
+  const { choice = "auto", isParallel = true, content, ...textOptions } = options;
   checkTools(tools, choice);
   if (choice === "none" || tools.length === 0) return undefined;
   const named = typeof choice === "object" ? choice.function.name : undefined;
@@ -181,7 +187,13 @@ export function toolGrammar(
   }
   const isFree = choice === "auto";
   let start: Node;
-  if (open === undefined) {
+  if (isFree && content) {
+    const calls = open === undefined ? opened : mark(open, opened);
+    const { schema, lenient } = content;
+    const text =
+      schema === undefined ? json.object() : ruleOfSchema(json, schema, "json schema", lenient);
+    start = rules.choice([calls, rules.call(text)]);
+  } else if (open === undefined) {
     start = isFree ? rules.choice([rules.lex(new TextWithout([0x7b])), opened]) : opened;
   } else if (isFree) {
     const spelled = vocabulary.spell(open);

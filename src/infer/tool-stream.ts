@@ -34,6 +34,8 @@ class CallReader {
   name: string | undefined;
   /** Of the arguments, what was not given yet. */
   pieces = "";
+  /** The key that comes first. */
+  firstKey: string | undefined;
   isDone = false;
   isWrong = false;
   readonly #argumentKeys: readonly string[];
@@ -60,8 +62,10 @@ class CallReader {
       case "key":
         this.#key += character;
         if (this.#inString(character)) return;
-        if (character === '"') this.#part = "colon";
-        else if (character === "}" && this.#key.trim() === "}") this.isDone = true;
+        if (character === '"') {
+          this.#part = "colon";
+          this.firstKey ??= textOf(this.#key.trim());
+        } else if (character === "}" && this.#key.trim() === "}") this.isDone = true;
         else if (!isSpace) this.isWrong = true;
         return;
       case "colon":
@@ -160,6 +164,7 @@ type Place = "beginning" | "text" | "opened" | "call" | "closing" | "plain";
 export class ToolStream {
   readonly #format: ToolFormat;
   readonly #id: () => string;
+  readonly #names: ReadonlySet<string> | undefined;
   #place: Place;
   /** Text that was not looked at, or may belong to a mark. */
   #held = "";
@@ -170,10 +175,15 @@ export class ToolStream {
   #isNamed = false;
   #given: AnswerDelta[] = [];
 
-  /** @param id makes the id of the next call: see `callIds` */
-  constructor(format: ToolFormat, id: () => string) {
+  /**
+   * @param id makes the id of the next call: see `callIds`
+   * @param names of the tools that there are, where answers are held to them (`toolGrammar`): JSON that does not
+   * begin with one of these names is text
+   */
+  constructor(format: ToolFormat, id: () => string, names?: ReadonlySet<string>) {
     this.#format = format;
     this.#id = id;
+    this.#names = names;
     this.#place = format.open === undefined ? "beginning" : "text";
     this.#call = new CallReader(format);
   }
@@ -286,7 +296,7 @@ export class ToolStream {
     let at = 0;
     while (at < held.length && !call.isDone && !call.isWrong) call.push(held[at++]!);
     this.#held = held.slice(at);
-    if (call.isWrong || (call.isDone && call.name === undefined)) {
+    if (call.isWrong || (call.isDone && call.name === undefined) || this.#isOther(call)) {
       if (!this.#isNamed) this.#asText(this.#before + call.raw);
       this.#before = "";
       this.#place = this.#isNamed ? "closing" : "plain";
@@ -306,6 +316,12 @@ export class ToolStream {
     this.#before = "";
     this.#place = "closing";
     return true;
+  }
+
+  /** Whether it calls none of the tools that there are. */
+  #isOther({ firstKey, name }: CallReader): boolean {
+    if (!this.#names || firstKey === undefined) return false;
+    return firstKey !== "name" || (name !== undefined && !this.#names.has(name));
   }
 
   /** After a call: its closing mark, and another call or text. */

@@ -36,7 +36,8 @@ export function withoutFirstPart(part: string): PeftPaths {
   };
 }
 
-const prefix = "base_model.model.";
+/** What names in PEFT's files begin with: the model inside the model that holds the adapter. */
+export const peftPrefix = "base_model.model.";
 
 /** A path as PEFT's files have it. */
 export function peftPath(model: PretrainedModel, path: string): string {
@@ -45,14 +46,14 @@ export function peftPath(model: PretrainedModel, path: string): string {
 
 /** The name of a parameter or of an adapter's tensor in PEFT's files: `base_model.model.` and the path. */
 export function peftName(model: PretrainedModel, path: string): string {
-  return prefix + peftPath(model, path);
+  return peftPrefix + peftPath(model, path);
 }
 
 /** The present form of a tensor's name in a file, which an older version may have written. */
 export function currentPeftName(model: PretrainedModel, name: string): string {
   const paths = model.peftPaths;
-  if (!paths || !name.startsWith(prefix)) return name;
-  return prefix + paths.toPeft(paths.fromPeft(name.slice(prefix.length)));
+  if (!paths || !name.startsWith(peftPrefix)) return name;
+  return peftPrefix + paths.toPeft(paths.fromPeft(name.slice(peftPrefix.length)));
 }
 
 /** A test of paths that holds for either form of one. */

@@ -21,6 +21,7 @@ export interface AnswerOptions {
   readonly stop: readonly string[];
   /** Calls are looked for, written so. */
   readonly tools?: ToolFormat | undefined;
+  readonly toolNames?: ReadonlySet<string>;
   /** White space before the first word is left out. */
   readonly isTrimmed: boolean;
 }
@@ -53,10 +54,10 @@ function marksOf(tokenizer: Tokenizer, { open, close }: ToolFormat): ReadonlyMap
  */
 export async function* readAnswer(
   handle: ServeHandle,
-  { tokenizer, context, stop, tools, isTrimmed }: AnswerOptions,
+  { tokenizer, context, stop, tools, toolNames, isTrimmed }: AnswerOptions,
 ): AsyncGenerator<AnswerPiece, AnswerEnd, undefined> {
   const text = new TextStream(tokenizer, { stop, context });
-  const calls = tools && new ToolStream(tools, callIds(tools, new Rng(newSeed())));
+  const calls = tools && new ToolStream(tools, callIds(tools, new Rng(newSeed())), toolNames);
   const marks = tools ? marksOf(tokenizer, tools) : new Map<number, string>();
   let isBlank = isTrimmed;
   let waiting: ChosenLogprob[] = [];

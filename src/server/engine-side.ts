@@ -40,15 +40,20 @@ import { encodeAsk, openTextSide, type TextSide } from "./prompt-text.ts";
 import type { EncodeAsk } from "./served.ts";
 
 /** What an answer is held to. */
-export type AnswerForm =
+export type JsonForm =
   | { readonly kind: "json" }
-  | { readonly kind: "schema"; readonly schema: JsonValue; readonly isStrict: boolean }
+  | { readonly kind: "schema"; readonly schema: JsonValue; readonly isStrict: boolean };
+
+export type AnswerForm =
+  | JsonForm
   | {
       readonly kind: "tools";
       readonly tools: readonly ChatTool[];
       readonly format: ToolFormat;
       readonly choice: ToolChoice;
       readonly isParallel: boolean;
+      /** What an answer is that calls nothing; default free text. */
+      readonly content?: JsonForm;
     };
 
 /** What a request carries beside what the engine knows. */
@@ -136,8 +141,14 @@ class Grammars {
       case "schema":
         return schemaGrammar(form.schema, vocabulary, { lenient: !form.isStrict });
       case "tools": {
-        const { tools, format, choice, isParallel } = form;
-        return toolGrammar(tools, format, vocabulary, { choice, isParallel });
+        const { tools, format, choice, isParallel, content } = form;
+        return toolGrammar(tools, format, vocabulary, {
+          ...{ choice, isParallel },
+          ...(content && {
+            content:
+              content.kind === "json" ? {} : { schema: content.schema, lenient: !content.isStrict },
+          }),
+        });
       }
     }
   }

@@ -29,6 +29,7 @@ import { add, cast, greaterOrEqual, mul } from "../../ir/elementwise.ts";
 import type { Value } from "../../ir/graph.ts";
 import { dot } from "../../ir/linear.ts";
 import type { PretrainedModel } from "../../models/model.ts";
+import { peftPrefix } from "../../models/peft-paths.ts";
 import { xavierUniform } from "../../nn/init.ts";
 import type { Linear } from "../../nn/linear.ts";
 import type { Context, Module, SiteFn, TensorRecord, ValueRecord } from "../../nn/module.ts";
@@ -138,8 +139,6 @@ export interface HydraAdapter extends Adapter {
   readonly scale: number;
 }
 
-const prefix = "base_model.model.";
-
 function branchOf(
   path: string,
   layer: Linear,
@@ -147,7 +146,7 @@ function branchOf(
   rank: number,
   bias: boolean,
 ): Branch {
-  const name = `${prefix}${path}.hydra_${kind}`;
+  const name = `${peftPrefix}${path}.hydra_${kind}`;
   return {
     kind,
     rank,

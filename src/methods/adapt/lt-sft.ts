@@ -31,20 +31,14 @@ import { abs, add, cast, mul } from "../../ir/elementwise.ts";
 import type { Value } from "../../ir/graph.ts";
 import { sum } from "../../ir/reduce.ts";
 import type { EncoderModel, PretrainedModel } from "../../models/model.ts";
+import { peftPrefix } from "../../models/peft-paths.ts";
 import type { AroundFn, Context, TensorRecord, ValueRecord } from "../../nn/module.ts";
 import { type OptionSpecs, readOptions } from "../../options.ts";
 import { Rng } from "../../tensor/rng.ts";
 import { sizeOf } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineMethod, type Method } from "../method.ts";
-import {
-  headModules,
-  lotteryHook,
-  maskableSlots,
-  names,
-  prefix,
-  randomMasks,
-} from "./shared/lottery.ts";
+import { headModules, lotteryHook, maskableSlots, names, randomMasks } from "./shared/lottery.ts";
 import { SparseDelta } from "./shared/sparse-delta.ts";
 
 export interface LtSftOptions {
@@ -247,12 +241,12 @@ export function bindLtSft(model: PretrainedModel, given: LtSftOptions = {}): LtS
     file: {
       pack: ({ params, buffers }) => {
         const rest = Object.entries(params).filter(([name]) => !name.endsWith(".lt_sft_delta"));
-        return { ...deltaOf({ params, buffers }).pack(prefix), ...Object.fromEntries(rest) };
+        return { ...deltaOf({ params, buffers }).pack(peftPrefix), ...Object.fromEntries(rest) };
       },
       unpack: (stored, where) => {
         const size = (path: string): number | undefined =>
           slots.has(path) ? sizeOf(slots.get(path)!.shape) : undefined;
-        const { delta, rest } = SparseDelta.unpack(stored, where, size, prefix);
+        const { delta, rest } = SparseDelta.unpack(stored, where, size, peftPrefix);
         const params: TensorRecord = {};
         const buffers: TensorRecord = {};
         for (const path of maskable) {
@@ -266,7 +260,7 @@ export function bindLtSft(model: PretrainedModel, given: LtSftOptions = {}): LtS
           buffers[names.mask(path)] = mask;
         }
         const stray = Object.keys(rest).find(
-          (name) => !name.startsWith(prefix) || !heads.has(name.slice(prefix.length)),
+          (name) => !name.startsWith(peftPrefix) || !heads.has(name.slice(peftPrefix.length)),
         );
         if (stray !== undefined) {
           throw new FormatError(`${where}: "${stray}" is no tensor of a sparse fine-tuning.`);

@@ -36,6 +36,7 @@ import { reshape } from "../../ir/layout.ts";
 import { dot } from "../../ir/linear.ts";
 import { asWeights } from "../../models/folder.ts";
 import type { PretrainedModel } from "../../models/model.ts";
+import { peftPrefix } from "../../models/peft-paths.ts";
 import type { Linear } from "../../nn/linear.ts";
 import type { Module, TensorRecord, ValueRecord } from "../../nn/module.ts";
 import { type OptionSpecs, readOptions } from "../../options.ts";
@@ -131,7 +132,6 @@ export interface SketchTuneAdapter extends Adapter {
 }
 
 const where = "sketchtune";
-const prefix = "base_model.model.";
 /** Bytes of H that are held at a time; more layers than fit read the data again. */
 const maxMoments = 2 ** 28;
 
@@ -191,7 +191,7 @@ export function bindSketchTune(
         `${where}: groupsPerRow ${groupsPerRow} does not divide the ${layer.inFeatures} inputs of "${path}".`,
       );
     }
-    const name = `${prefix}${path}`;
+    const name = `${peftPrefix}${path}`;
     return { path, layer, values: `${name}.sketch_values`, codes: `${name}.sketch_codes` };
   });
   const settings: SketchSettings = { bits, groupsPerRow, damp, power, codes };

@@ -11,7 +11,7 @@ import type {
   UsageBody,
 } from "../api-types.ts";
 import { readJson } from "../body.ts";
-import type { AnswerForm } from "../engine-side.ts";
+import type { AnswerForm, JsonForm } from "../engine-side.ts";
 import { wrong } from "../errors.ts";
 import { type Field, type FieldValues, flag, ignored, need, readFields, whole } from "../fields.ts";
 import {
@@ -70,33 +70,11 @@ function refused(what: string): Field<undefined> {
 
 type Asked = FieldValues<typeof fields>;
 
-/** What an answer is held to, and whether calls are looked for in it. */
-function formOf(
-  { tools: own = [], tool_choice: choice, parallel_tool_calls: isParallel, response_format }: Asked,
-  service: Service,
-): { readonly form: AnswerForm | undefined; readonly hasTools: boolean } {
-  if (own.length > 0 || choice !== undefined) checkTools(own, choice);
-  const hasTools = own.length > 0 && choice !== "none";
+/** What a text is held to that calls nothing. */
+function jsonFormOf({ response_format }: Asked): JsonForm | undefined {
   const type = response_format?.type ?? "text";
-  if (type === "text") {
-    if (!hasTools) return { form: undefined, hasTools };
-    return {
-      form: {
-        kind: "tools",
-        tools: own,
-        format: service.toolFormat,
-        choice: choice ?? "auto",
-        isParallel: isParallel ?? true,
-      },
-      hasTools,
-    };
-  }
-  only(
-    !hasTools,
-    "response_format",
-    "'response_format' and 'tools' are not held to together — leave one of them out, or set 'tool_choice' to 'none'.",
-  );
-  if (type === "json_object") return { form: { kind: "json" }, hasTools };
+  if (type === "text") return undefined;
+  if (type === "json_object") return { kind: "json" };
   const given = response_format?.json_schema;
   if (!given) {
     throw wrong(
@@ -113,7 +91,29 @@ function formOf(
       "missing_required_parameter",
     );
   }
-  return { form: { kind: "schema", schema, isStrict: strict === true }, hasTools };
+  return { kind: "schema", schema, isStrict: strict === true };
+}
+
+/** What an answer is held to, and whether calls are looked for in it. */
+function formOf(
+  own: Asked,
+  service: Service,
+): { readonly form: AnswerForm | undefined; readonly hasTools: boolean } {
+  const { tools: known = [], tool_choice: choice, parallel_tool_calls: isParallel } = own;
+  if (known.length > 0 || choice !== undefined) checkTools(known, choice);
+  const content = jsonFormOf(own);
+  if (known.length === 0 || choice === "none") return { form: content, hasTools: false };
+  return {
+    form: {
+      kind: "tools",
+      tools: known,
+      format: service.toolFormat,
+      choice: choice ?? "auto",
+      isParallel: isParallel ?? true,
+      ...(content && { content }),
+    },
+    hasTools: true,
+  };
 }
 
 const finishOf = ({ finishReason, calls }: AnswerEnd, { tool_choice }: Asked): FinishBody =>
@@ -168,6 +168,7 @@ async function answerChat(call: Call, service: Service): Promise<Response> {
       context: prompt,
       stop,
       tools: hasTools ? service.toolFormat : undefined,
+      toolNames: new Set((own.tools ?? []).map((tool) => tool.function.name)),
       isTrimmed: engine.template.isPlain,
     }),
   );

@@ -29,6 +29,7 @@ import type { LoadedModel } from "../../models/folder.ts";
 import { headedModel } from "../../models/headed.ts";
 import type { Headed } from "../../models/heads.ts";
 import type { EncoderModel, LanguageModel } from "../../models/model.ts";
+import { peftPrefix } from "../../models/peft-paths.ts";
 import type { TensorRecord, ValueRecord } from "../../nn/module.ts";
 import { Rng } from "../../tensor/rng.ts";
 import { Tensor } from "../../tensor/tensor.ts";
@@ -38,7 +39,7 @@ import { checkIn, type PreferenceObjective, pairResult } from "./preference.ts";
 import { halves, negLogSigmoid, rowWeights } from "./sequences.ts";
 
 /** Where the head's weight is kept beside an adapter: PEFT's name. */
-export const scorePath = "base_model.model.score.weight";
+export const scorePath: string = `${peftPrefix}score.weight`;
 
 export interface RewardOptions {
   /** Size of the model's hidden states. */

@@ -7,6 +7,7 @@
 import type { StepHook, StepMade } from "../../../adapters/hook.ts";
 import { OptionError, StateError } from "../../../errors.ts";
 import type { EncoderModel, PretrainedModel, VisionModel } from "../../../models/model.ts";
+import { peftPrefix } from "../../../models/peft-paths.ts";
 import type { Slot, TensorRecord } from "../../../nn/module.ts";
 import { BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RmsNorm } from "../../../nn/norm.ts";
 import type { Rng } from "../../../tensor/rng.ts";
@@ -14,16 +15,15 @@ import { sizeOf } from "../../../tensor/shape.ts";
 import { Tensor } from "../../../tensor/tensor.ts";
 import { type Candidates, markLargest } from "./largest.ts";
 
-export const prefix = "base_model.model.";
 /** Names of a weight's or a head's tensors. */
 export const names = {
-  delta: (path: string): string => `${prefix}${path}.lt_sft_delta`,
-  mask: (path: string): string => `${prefix}${path}.lt_sft_mask`,
+  delta: (path: string): string => `${peftPrefix}${path}.lt_sft_delta`,
+  mask: (path: string): string => `${peftPrefix}${path}.lt_sft_mask`,
   /** Freed in earlier rounds, and differences at the start of this one. */
-  chosen: (path: string): string => `${prefix}${path}.lt_sft_chosen`,
-  start: (path: string): string => `${prefix}${path}.lt_sft_start`,
+  chosen: (path: string): string => `${peftPrefix}${path}.lt_sft_chosen`,
+  start: (path: string): string => `${peftPrefix}${path}.lt_sft_start`,
   /** A head's numbers at the start of this round. */
-  head: (path: string): string => `${prefix}${path}.lt_sft_head`,
+  head: (path: string): string => `${peftPrefix}${path}.lt_sft_head`,
 };
 
 function isNorm(module: unknown): boolean {
@@ -105,7 +105,7 @@ export function lotteryHook(
   const lengths = (steps: number): number[] => phaseLengths(steps, iterations, fullShare);
   /** Numbers of heads that are trained beside the deltas. */
   const headsIn = ({ params }: StepMade): string[] =>
-    heads.filter((path) => Object.hasOwn(params, prefix + path));
+    heads.filter((path) => Object.hasOwn(params, peftPrefix + path));
 
   /** The end of a full phase: μ, and back to where the round began. */
   const select = (made: StepMade, round: number): ReturnType<NonNullable<StepHook["after"]>> => {
@@ -138,7 +138,7 @@ export function lotteryHook(
         : Tensor.zeros(delta.shape, "float32");
     }
     for (const path of headsIn(made)) {
-      rewound[prefix + path] = buffers[names.head(path)]!.clone();
+      rewound[peftPrefix + path] = buffers[names.head(path)]!.clone();
     }
     return { params: rewound, buffers: changed, resetOptimizer: true, metrics: { chosen: k } };
   };
@@ -158,7 +158,7 @@ export function lotteryHook(
       );
     }
     for (const path of headsIn(made)) {
-      changed[names.head(path)] = made.params[prefix + path]!.clone();
+      changed[names.head(path)] = made.params[peftPrefix + path]!.clone();
     }
     return { buffers: changed, resetOptimizer: true };
   };

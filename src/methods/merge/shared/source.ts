@@ -9,6 +9,7 @@ import { isJsonObject, type JsonObject, parseJson } from "../../../io/json.ts";
 import type { TensorEntry } from "../../../io/safetensors.ts";
 import { checkpointNames, readAnyConfig } from "../../../models/folder.ts";
 import type { PretrainedModel } from "../../../models/model.ts";
+import { peftPrefix } from "../../../models/peft-paths.ts";
 import { Tensor } from "../../../tensor/tensor.ts";
 import { checkWeights, weightBytes, widen } from "./convert.ts";
 import type { Scratch } from "./scratch.ts";
@@ -89,8 +90,6 @@ function layersOf(
   return new Map([...layers].map(([path, layer]) => [nameOf(`${path}.weight`), [path, layer]]));
 }
 
-const savedPrefix = "base_model.model.";
-
 /**
  * Opens a folder, checks every header, and reads the adapter if there is one.
  * @param label as it was named
@@ -119,7 +118,7 @@ export async function openSource(files: Files, label: string, paths: ModelPaths)
   const whole = new Map(
     Object.keys(adapter?.params ?? {})
       .filter((name) => !/\.lora_[AB]\.weight$/.test(name))
-      .map((name) => [nameOf(name.slice(savedPrefix.length)), name]),
+      .map((name) => [nameOf(name.slice(peftPrefix.length)), name]),
   );
   const placeOf = await placesOf(files, path);
   const open = new Map<string, Promise<OpenFile>>();
