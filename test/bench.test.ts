@@ -23,7 +23,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 /** Answers the protocol with given numbers, after a greeting on the same stream; logs its turns. */
 const fakeSource = `
-const { name, ms, loss, tokens, peakRssMb, log, extra } = JSON.parse(process.argv[1]);
+const { name, ms, loss, tokens, firstMs, peakRssMb, log, extra } = JSON.parse(process.argv[1]);
 const print = (message) => console.log(JSON.stringify(message));
 console.log("hello from " + name);
 print({ ready: true, version: "1.2.3", threads: 2, extra });
@@ -31,13 +31,15 @@ require("node:readline").createInterface({ input: process.stdin }).on("line", (l
   const { steps, exit } = JSON.parse(line);
   if (exit) { print({ peakRssMb }); process.exit(0); }
   require("node:fs").appendFileSync(log, name + steps + " ");
-  print({ ms: Array(steps).fill(ms), loss: tokens ? [] : Array(steps).fill(loss), tokens });
+  const all = (value) => value === undefined ? undefined : Array(steps).fill(value);
+  print({ ms: all(ms), loss: tokens ? [] : all(loss), tokens, firstMs: all(firstMs) });
 });`;
 
 interface Fake {
   readonly ms?: number;
   readonly loss?: number;
   readonly tokens?: readonly number[];
+  readonly firstMs?: number;
   readonly peakRssMb?: number;
   readonly extra?: object;
 }
@@ -288,12 +290,17 @@ describe("a contest", () => {
   });
 
   it("refuses to compare sides whose first losses differ", async () => {
-    await expect(runOne(placeOf({ loss: 7.5 }, { loss: 7.5002 }))).rejects.toThrow(
+    const outcome = await runOne(placeOf({ loss: 7.5 }, { loss: 7.5002 }));
+    expect(outcome.results.map(({ ours, theirs, holds }) => [ours, theirs, holds])).toEqual([
+      [null, null, null],
+      [null, null, null],
+    ]);
+    expect(outcome.results[0]!.note).toBe(
       "bench: a step: the first loss of plasticity is 7.5, of fake wasm 7.5002 — they must agree within 0.0001.",
     );
-    await expect(runOne(placeOf({ loss: 7.5 }, { loss: Number.NaN }))).rejects.toThrow(
-      "of fake wasm null",
-    );
+    expect(reported(outcome).code).toBe(1);
+    const none = await runOne(placeOf({ loss: 7.5 }, { loss: Number.NaN }));
+    expect(none.results[0]!.note).toContain("of fake wasm null");
   });
 
   it("refuses to compare sides that decode other tokens, and counts the same ones", async () => {
@@ -305,7 +312,24 @@ describe("a contest", () => {
     expect(results[0]).toMatchObject({ unit: "tokens/s", ours: 25, theirs: 12.5, ratio: 2 });
     expect(results[0]!.note).toContain("the first 8 of 10 tokens are the same");
     const early = { tokens: [1, 2, 0, 4, 5, 6, 7, 8, 9, 10] };
-    await expect(runOne(placeOf(ours, early), changes)).rejects.toThrow("do not compute the same");
+    const wrong = await runOne(placeOf(ours, early), changes);
+    expect(wrong.results[0]!.note).toContain("do not compute the same");
+    expect(wrong.isFailure).toBe(true);
+  });
+
+  it("tells times to the first token beside rates, where steps are waves of streams", async () => {
+    const rows = [
+      { unit: "tokens/s", limit: 1 },
+      { unit: "ms", limit: 1, isFirst: true },
+    ] as const;
+    const tokens = [1, 2, 3, 4];
+    const place = placeOf({ tokens, ms: 2000, firstMs: 300 }, { tokens, ms: 4000, firstMs: 240 });
+    const { results } = await runOne(place, { rows, tokensPerStep: 8, sureTokens: 4 });
+    expect(results).toMatchObject([
+      { work: "a step", unit: "tokens/s", ours: 4, theirs: 2, ratio: 2, holds: true },
+      { unit: "ms", ours: 300, theirs: 240, ratio: 0.8, holds: false },
+    ]);
+    expect(results[1]!.work).toBe("a step, first token of the middle stream");
   });
 
   it("compares forms of other precision by time alone, and says how many tokens are the same", async () => {
@@ -345,9 +369,9 @@ describe("a contest", () => {
 
   it("names a side that ends early", async () => {
     const dies = [process.execPath, "-e", 'console.error("out of luck"); process.exit(3)'];
-    await expect(runOne(placeOf({}, dies))).rejects.toThrow(
-      "bench: fake wasm ended early (code 3): out of luck",
-    );
+    const outcome = await runOne(placeOf({}, dies));
+    expect(outcome.results[0]!.note).toBe("bench: fake wasm ended early (code 3): out of luck");
+    expect(outcome.isFailure).toBe(true);
   });
 
   it("runs alone, and judges nothing, without peers", async () => {

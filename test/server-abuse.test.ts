@@ -421,6 +421,33 @@ describe("an engine that ends", () => {
   });
 });
 
+describe("an engine that hangs", () => {
+  it.skipIf(process.platform === "win32")("is ended and started again", async () => {
+    const own = await serve({ hangMs: 1000 });
+    try {
+      const asked = post(`${own.url}/v1/chat/completions`, { ...chat, max_tokens: 100 });
+      await until(() => own.app.open.size > 0, "a request is open");
+      // Alive, and never to answer: as a loop without an end.
+      process.kill(own.engine.pid!, "SIGSTOP");
+      const answer = await asked;
+      expect(answer.status).toBe(503);
+      expect((answer.body as { error: { message: string } }).error.message).toContain(
+        "The engine ended while it worked on this request",
+      );
+      await until(() => own.engine.state === "ready", "the engine is back");
+      expect(own.log.find(({ event }) => event === "engine ended")).toMatchObject({
+        cause: "it gave no sign of life for 1000 ms",
+      });
+      // An engine that works is left alone.
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      expect((await post(`${own.url}/v1/chat/completions`, chat)).status).toBe(200);
+      expect(own.engine.restarts).toBe(1);
+    } finally {
+      await own.close();
+    }
+  });
+});
+
 describe("a server that ends", () => {
   it("lets open requests end, and refuses new ones", async () => {
     const own = await serve();

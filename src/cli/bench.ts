@@ -28,7 +28,7 @@ export const bench: Command = {
     model: {
       type: "string",
       value: "path",
-      about: `for the group smollm2: SmolLM2-135M-Instruct, a .gguf file or a folder (or ${realModelVariable}); the group is skipped without it`,
+      about: `for the groups smollm2 and serve: SmolLM2-135M-Instruct, a .gguf file or a folder (or ${realModelVariable}); they are skipped without it`,
     },
     rounds: {
       type: "number",

@@ -30,10 +30,14 @@ const maxOwnCharacters = 16384;
 const [firstWait, longestWait] = [250, 30_000];
 /** An engine that ran for so long had no fault at its start. */
 const soundMs = 60_000;
+/** Milliseconds without an answer, which comes between any two steps, after which an engine is given up. */
+const [defaultHangMs, watchTurns] = [120_000, 8] as const;
 
 export interface NodeEngineOptions {
   /** The program of the engine's process, where this file is not built. */
   readonly workerUrl?: URL;
+  /** Milliseconds without a sign of life until the process is ended and started again; default two minutes. */
+  readonly hangMs?: number;
   /** Told of ends and new starts. */
   readonly onEvent?: (event: string, facts: Readonly<Record<string, unknown>>) => void;
   /** Told of adapters that a start left out, as when their folder is gone. */
@@ -100,6 +104,11 @@ export class NodeEngine implements ServedEngine {
 
   get vocabSize(): number {
     return this.#facts.vocabSize;
+  }
+
+  /** Of the engine's process, while there is one. */
+  get pid(): number | undefined {
+    return this.#worker?.pid;
   }
 
   /** New starts so far. */
@@ -182,9 +191,36 @@ export class NodeEngine implements ServedEngine {
         this.#options.onEvent?.("engine ready", {
           seconds: Math.round(performance.now() - started) / 1000,
         });
+        this.#watch(worker, link, (why) => {
+          cause = why;
+        });
       },
       () => {},
     );
+  }
+
+  /** Asks a process for a sign of life again and again, and ends it when none comes: its end starts a new one. */
+  #watch(worker: ChildProcess, link: EngineLink, onHang: (why: string) => void): void {
+    const { hangMs = defaultHangMs } = this.#options;
+    // Turns are counted, not time: a machine that slept is no engine that hangs.
+    let silent = 0;
+    const timer = setInterval(() => {
+      if (this.#worker !== worker) {
+        clearInterval(timer);
+      } else if (silent >= watchTurns) {
+        clearInterval(timer);
+        onHang(`it gave no sign of life for ${hangMs} ms`);
+        worker.kill("SIGKILL");
+      } else if (silent++ === 0) {
+        link.ping().then(
+          () => {
+            silent = 0;
+          },
+          () => {},
+        );
+      }
+    }, hangMs / watchTurns);
+    timer.unref();
   }
 
   /** Starts a new process after a while. */

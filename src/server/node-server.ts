@@ -42,6 +42,8 @@ export interface ServerSettings {
   /** The built command line, which trains. */
   readonly cliPath: string;
   readonly workerUrl?: URL;
+  /** As in `NodeEngineOptions`. */
+  readonly hangMs?: number;
   readonly version: string;
   readonly log: (entry: LogEntry) => void;
   readonly onEnd?: Parameters<typeof createApp>[1]["onEnd"];
@@ -159,6 +161,7 @@ export async function startServer(host: Host, settings: ServerSettings): Promise
       },
       {
         ...(settings.workerUrl && { workerUrl: settings.workerUrl }),
+        ...(settings.hangMs !== undefined && { hangMs: settings.hangMs }),
         onEvent: (event, facts) => log({ level: levels[event] ?? "info", event, ...facts }),
         onLeft: (name) => adapters.drop(name),
       },

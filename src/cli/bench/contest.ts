@@ -59,8 +59,8 @@ const defaultPauseMs = 250;
 
 export interface ContestResult {
   readonly results: readonly Result[];
-  /** A peer that should be there is not. */
-  readonly lacksPeer: boolean;
+  /** A peer that should be there is not, or does not compute the same. */
+  readonly isFailure: boolean;
   /** The peer's library and version. */
   readonly version: string | undefined;
 }
@@ -98,7 +98,7 @@ export async function runContest(
     const sides = await compare(contest, ours, theirs, options);
     return {
       results: contest.rows.map((row) => rowOf(contest, row, sides, peer, why)),
-      lacksPeer: why !== undefined && wanted!.kind === "npm",
+      isFailure: why !== undefined && wanted!.kind === "npm",
       version: theirs && `${wanted!.library} ${theirs.ready.version}`.trim(),
     };
   } catch (error) {
@@ -109,7 +109,7 @@ export async function runContest(
 }
 
 /** Rows without numbers, and the reason. */
-function skipped(contest: Contest, why: string): ContestResult {
+export function skipped(contest: Contest, why: string): ContestResult {
   const { work, peer, about } = contest;
   const results = contest.rows.map((row) =>
     judge({
@@ -122,7 +122,7 @@ function skipped(contest: Contest, why: string): ContestResult {
       note: [about, why].filter(Boolean).join("; "),
     }),
   );
-  return { results, lacksPeer: false, version: undefined };
+  return { results, isFailure: false, version: undefined };
 }
 
 const nameOf = (work: string, { unit, isFirst }: Row): string => {

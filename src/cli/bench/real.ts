@@ -1,5 +1,5 @@
 /**
- * The model of the group smollm2: from a path that the user gives, written once in every form that a side
+ * The model of the groups smollm2 and serve: from a path that the user gives, written once in every form that a side
  * reads. The package neither ships nor fetches it.
  */
 import { resolve } from "node:path";
@@ -23,7 +23,7 @@ export const realModelVariable = "PLASTICITY_BENCH_SMOLLM2";
 
 const remedy = `name SmolLM2-135M-Instruct as a .gguf file or a folder by --model or ${realModelVariable}`;
 
-/** Why nothing of the group runs without a path. */
+/** Why nothing of these groups runs without a path. */
 export const realModelRemedy: string = `no model was given — ${remedy}`;
 
 /** What is read and made: the file `bench.json` beside the weights. */

@@ -427,7 +427,7 @@ export const xLora: Method<XLoraOptions> = defineMethod({
     url: "https://arxiv.org/abs/2402.07148",
   },
   implementation: "parity",
-  claim: "doesNotHold",
+  claim: "undecided",
   buildsOn: ["lora"],
   options: xLoraOptions,
   roles: { adapter: xLoraKind },

@@ -72,7 +72,7 @@ function drawn(model: PretrainedModel, seed: number): LoadedAdapter {
   const params = Object.fromEntries(
     Object.entries(adapter.init(rng)).map(([name, { shape, size }]) => {
       const own = rng.fold(name);
-      const numbers = Float32Array.from({ length: size }, () => 0.02 * (own.uniform() - 0.5));
+      const numbers = Float32Array.from({ length: size }, () => 0.2 * (own.uniform() - 0.5));
       return [name, new Tensor("float32", shape, numbers)];
     }),
   );
