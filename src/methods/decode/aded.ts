@@ -66,6 +66,7 @@ export const aded: Method<AdedOptions> = defineMethod<AdedOptions>({
     url: "https://arxiv.org/abs/2407.12021",
   },
   implementation: "faithful",
+  claim: "undecided",
   options: {
     ...tableOptions,
     iterations: {
