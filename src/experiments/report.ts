@@ -64,7 +64,7 @@ export interface CommittedResult {
   readonly effect: string;
   readonly seeds: number;
   readonly seconds: number;
-  /** The first line of notes.md. */
+  /** The first paragraph of notes.md. */
   readonly learnt?: string;
 }
 
@@ -120,9 +120,9 @@ export async function readCommitted(
   const notes = files.join(folder, "notes.md");
   const learnt = (await files.info(notes))
     ? (await files.readText(notes, 2 ** 20))
-        .split("\n")
-        .map((line) => line.trim())
-        .find((line) => line !== "" && !line.startsWith("#"))
+        .split(/\n\s*\n/)
+        .map((paragraph) => paragraph.trim().replace(/\s*\n\s*/g, " "))
+        .find((paragraph) => paragraph !== "" && !paragraph.startsWith("#"))
     : undefined;
   return {
     id: text("id"),

@@ -265,7 +265,7 @@ describe("committed results", () => {
       join(own, "claim.json"),
       readFileSync(join(folder, "claim.json"), "utf8"),
     );
-    await files.writeText(join(own, "notes.md"), "# Notes\n\nTrim a fifth | of it.\n");
+    await files.writeText(join(own, "notes.md"), "# Notes\n\nTrim a fifth\n| of it.\n\nMore.\n");
     await writeResult(files, own, (await run())!);
     expect(readdirSync(own)).toContain("chart.svg");
     const table = await resultsTable(files, join(folder, "reproduce"));

@@ -12,7 +12,7 @@
  * 3. `vision.ts` trains and judges models of pictures held as numbers; `language.ts` makes examples from token
  *    sequences, measures held-out loss and answers choices; `context.remember` keeps what cells share.
  * 4. Under the quick budget data loaders give made-up data of the same form, so that no code asks for it.
- * 5. `reproduce/<id>/notes.md`: its first line is what was learnt, for the table in `reproduce/README.md`.
+ * 5. `reproduce/<id>/notes.md`: its first paragraph is what was learnt, for the table in `reproduce/README.md`.
  */
 import { OptionError, StateError } from "../errors.ts";
 import type { Files } from "../host/host.ts";
