@@ -14,6 +14,7 @@ import { judge, median, showRow } from "../src/cli/bench/results.ts";
 import { runAll } from "../src/cli/bench/run.ts";
 import { writeWeights } from "../src/cli/bench/weights.ts";
 import { productOf } from "../src/cli/bench/works/products.ts";
+import { serving } from "../src/cli/bench/works/serving.ts";
 import { shapeAt } from "../src/cli/bench/works/shapes.ts";
 import { nodeHost } from "../src/host/node.ts";
 import { loadModel } from "../src/models/folder.ts";
@@ -411,6 +412,30 @@ describe("a model that the user gives", () => {
     }
     expect(task.gguf).toBe(join(path, realFiles.q4));
     expect(existsSync(task.gguf)).toBe(true);
+    expect(task.prompts.map((prompt) => prompt.length)).toEqual(new Array(512).fill(128));
+    expect(new Set(task.prompts.map(([first]) => first)).size).toBe(512);
+  });
+
+  it("is served in waves of streams, with adapters and through HTTP", async () => {
+    const path = await new RealModel(nodeHost(), builtin, join(folder, "waves")).weights();
+    const tokens: Record<string, readonly number[]> = {};
+    for (const name of ["serve-1", "serve-8", "serve-8-one", "serve-8-mixed", "serve-8-8bit"]) {
+      const { step } = await serving(name)(1, path);
+      const wave = await step();
+      expect(wave.firstMs).toBeGreaterThan(0);
+      expect(wave.tokens).toHaveLength(128);
+      tokens[name] = wave.tokens!;
+    }
+    // The first stream is alone what it is in a batch, and with its adapter whatever the others have.
+    expect(tokens["serve-8"]).toEqual(tokens["serve-1"]);
+    expect(tokens["serve-8-mixed"]).toEqual(tokens["serve-8-one"]);
+    expect(tokens["serve-8-one"]).not.toEqual(tokens["serve-8"]);
+    const work = await serving("serve-8-http")(1, path);
+    try {
+      expect((await work.step()).tokens).toHaveLength(128);
+    } finally {
+      await work.end!();
+    }
   });
 
   it("is refused by its path when nothing is there", async () => {

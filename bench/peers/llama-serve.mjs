@@ -5,8 +5,8 @@
 // The folder has f32.gguf, q8_0.gguf and bench.json: { prompts }.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 import { median, packageVersion, serve } from "./lib.mjs";
+import { openLlama } from "./open-llama.mjs";
 
 const NEW_TOKENS = 128;
 const FILES = { f32: "f32.gguf", q8: "q8_0.gguf" };
@@ -19,14 +19,7 @@ if (!form)
 const streams = Number(streamsText);
 const { prompts } = JSON.parse(readFileSync(join(folder, "bench.json"), "utf8"));
 
-const llama = await getLlama({
-  gpu: false,
-  build: "never",
-  skipDownload: true,
-  progressLogs: false,
-  logLevel: LlamaLogLevel.error,
-  maxThreads: threads,
-});
+const llama = await openLlama(threads);
 const model = await llama.loadModel({ modelPath: join(folder, FILES[form]), gpuLayers: 0 });
 const length = prompts[0].length;
 const context = await model.createContext({

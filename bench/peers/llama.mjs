@@ -5,8 +5,8 @@
 // The folder has f32.gguf, q8_0.gguf and bench.json: { prompt, gguf }, the path of what was given.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 import { packageVersion, serve } from "./lib.mjs";
+import { openLlama } from "./open-llama.mjs";
 
 const NEW_TOKENS = 128;
 
@@ -22,14 +22,7 @@ const modelPath = FILES[work];
 if (!modelPath)
   throw new Error(`unknown work "${work}"; it is one of ${Object.keys(FILES).join(", ")}`);
 
-const llama = await getLlama({
-  gpu: false,
-  build: "never",
-  skipDownload: true,
-  progressLogs: false,
-  logLevel: LlamaLogLevel.error,
-  maxThreads: threads,
-});
+const llama = await openLlama(threads);
 const model = await llama.loadModel({ modelPath, gpuLayers: 0 });
 // Equal precision also in the cache, where the weights are floats.
 const isFloat = work === "decode-f32";

@@ -32,7 +32,7 @@ export interface RealTask {
   readonly prompt: readonly number[];
   /** (4, 257) tokens of training. */
   readonly rows: readonly (readonly number[])[];
-  /** (512, 128) tokens that streams begin with, no two with the same first one. */
+  /** (512, 128) tokens that streams begin with, no two with the same first one; fewer if tokens are. */
   readonly prompts: readonly (readonly number[])[];
   /** The GGUF that was given, or the one written in its place. */
   readonly gguf: string;
@@ -142,7 +142,7 @@ export class RealModel {
     const rows = Array.from({ length: batchRows }, (_, row) =>
       Array.from({ length: rowLength }, (__, t) => ids[(31 * row + t) % ids.length]!),
     );
-    const prompts = Array.from({ length: promptCount }, (_, i) => [
+    const prompts = Array.from({ length: Math.min(promptCount, sizes.vocabSize) }, (_, i) => [
       sizes.vocabSize - 1 - i,
       ...Array.from({ length: promptLength - 1 }, (__, t) => ids[(31 * i + t) % ids.length]!),
     ]);

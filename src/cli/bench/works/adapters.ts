@@ -62,11 +62,16 @@ export async function parametersOf(text: string): Promise<number> {
 /**
  * The method with that setting of its size which comes nearest to so many trained parameters; as it is where
  * nothing sets its size.
+ * @throws OptionError for a method that cannot be used without more, as other adapters.
  */
 export async function sizedTo(id: string, wanted: number): Promise<string> {
   const method = methodById(id);
   const { sizedBy } = method;
-  if (sizedBy === undefined) return id;
+  if (sizedBy === undefined) {
+    // What a method lacks is told here, and not by a process that ends.
+    await parametersOf(id);
+    return id;
+  }
   const spec = method.options[sizedBy as never] as { readonly range: readonly [number, number] };
   const textOf = (value: number): string => `${id}:${sizedBy}=${value}`;
   let [best, least] = [id, Number.POSITIVE_INFINITY];

@@ -3,13 +3,11 @@
  * greedily, to the last, whatever they say. Prompts of one wave begin differently, and so do those of the waves
  * that follow, so that nobody's cache of prefixes knows them.
  */
-
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { nodeHost } from "../../../host/node.ts";
 import {
   type LoadedAdapter,
@@ -25,13 +23,11 @@ import {
   StateError,
   Tensor,
 } from "../../../index.ts";
+import { built } from "../place.ts";
 import { type RealTask, realFiles } from "../real.ts";
 import { median } from "../results.ts";
 import type { StepResult, Work } from "../serve.ts";
 import { engine as ort, versionOf } from "./setup.ts";
-
-/** Built beside the worker. */
-const mainPath = fileURLToPath(new URL("../../main.js", import.meta.url));
 
 const newTokens = 128;
 const bank = { slots: 8, maxRank: 8, targetModules: ["q_proj", "v_proj"] } as const;
@@ -146,11 +142,16 @@ async function inProcess(form: Form, threads: number, folder: string): Promise<W
 async function overHttp({ streams }: Form, threads: number, folder: string): Promise<Work> {
   const words = ["serve", "--model", folder, "--name", "bench", "--port", "0", "--no-data"];
   const sizes = ["--concurrent", String(streams), "--max-adapters", "0", "--threads", `${threads}`];
-  const child = spawn(process.execPath, [mainPath, ...words, ...sizes, "--quiet", "--json"], {
+  const child = spawn(process.execPath, [built.main, ...words, ...sizes, "--quiet", "--json"], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   process.once("exit", () => child.kill());
-  const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
+  const ended = once(child, "exit").then(([code]) => {
+    throw new StateError(`bench: plasticity serve ended before it listened (code ${code}).`);
+  });
+  const listens = once(createInterface({ input: child.stdout }), "line");
+  const [line] = (await Promise.race([listens, ended])) as [string];
+  ended.catch(() => {});
   const { url } = JSON.parse(line) as { url: string };
   const config = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as {
     readonly eos_token_id?: number;
